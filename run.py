@@ -1,0 +1,53 @@
+"""Train a model of the paper under a case of dropout: python run.py task=ptb_medium dropout=nr_rh_st"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from structured_dropout.experiment import settings
+from structured_dropout.experiment.errors import Interrupted, TrainingDiverged, UsageError
+from structured_dropout.experiment.folder import is_done
+from structured_dropout.experiment.identity import default_dir
+
+_log = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    try:
+        folder = prepare(cfg)
+        if is_done(folder):
+            _log.info("already done, nothing to run")
+        else:
+            hydra.utils.get_method(cfg.task.recipe)(cfg)
+        _log.info("summary: %s", folder / "summary.json")
+    except (UsageError, TrainingDiverged) as error:
+        sys.exit(f"error: {error}")
+    except Interrupted as stop:
+        _log.info("%s", stop)
+        sys.exit(130)
+
+
+def prepare(cfg: DictConfig) -> Path:
+    """Check the configuration and settle the run's folder."""
+    settings.check(cfg)
+    job = HydraConfig.get()
+    if cfg.run.dir is None:
+        cfg.run.dir = str(default_dir(cfg))
+    elif job.mode == RunMode.MULTIRUN:
+        raise UsageError("run.dir names one folder, a sweep has many runs: leave it out under -m")
+    cfg.run.command = shlex.join(["python", "run.py", *job.overrides.task])
+    return Path(cfg.run.dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The backends by name, and the choice among them."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+import torch
+
+from structured_dropout.backends import compact, dense, fused
+from structured_dropout.backends.interface import Backend
+from structured_dropout.policy import DropoutPolicy
+
+_BACKENDS: dict[str, Backend] = {"dense": dense, "fused": fused, "compact": compact}
+_log = logging.getLogger(__name__)
+
+
+def resolve(name: str, policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str:
+    """The backend that runs there: ``name`` itself, or what ``auto`` picks for this policy.
+
+    Raises:
+        ValueError: the name is unknown.
+        RuntimeError: the named backend cannot run there; says why and what to do.
+    """
+    if name == "auto":
+        return _auto(policy, device, dtype)
+    if name not in _BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose auto, {', '.join(_BACKENDS)}")
+    reason = _BACKENDS[name].why_not(policy, device, dtype)
+    if reason is not None:
+        raise RuntimeError(f"backend {name} cannot run this on {device.type}: {reason}")
+    return name
+
+
+def names() -> list[str]:
+    """All backends, whether or not they run here."""
+    return list(_BACKENDS)
+
+
+def get(name: str) -> Backend:
+    """The module of a backend that ``resolve`` returned."""
+    return _BACKENDS[name]
+
+
+@cache  # so that each choice is logged once
+def _auto(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str:
+    # Where whole units are dropped, skip them; where nothing can be skipped, torch's own LSTM is hard to beat.
+    order = ("compact", "dense") if policy.skips else ("fused", "dense")
+    for name in order:
+        reason = _BACKENDS[name].why_not(policy, device, dtype)
+        if reason is None:
+            _log.info("backend auto: %s", name)
+            return name
+        _log.info("backend auto: not %s: %s", name, reason)
+    raise AssertionError("dense runs everywhere")

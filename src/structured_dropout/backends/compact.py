@@ -1,0 +1,56 @@
+"""Gather what is kept, compute smaller products, scatter the result; plain torch, any device.
+
+Only structured masks leave something to gather: a random one is multiplied in, as in ``dense``.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from structured_dropout.backends import dense, phased
+from structured_dropout.masks import Mask, Packing, UnitMask
+from structured_dropout.policy import DropoutPolicy
+
+
+def why_not(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str | None:
+    return None
+
+
+def fp(x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+    if not isinstance(mask, UnitMask):
+        return dense.fp(x, weight, mask, packing)
+    y = x.new_empty(len(x), len(weight))
+    for rows, kept in _draws(mask, packing):
+        torch.mm(x[rows].index_select(1, kept) * mask.scale, weight.index_select(1, kept).t(), out=y[rows])
+    return y
+
+
+def bp(dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+    if not isinstance(mask, UnitMask):
+        return dense.bp(dy, weight, mask, packing)
+    dx = dy.new_zeros(len(dy), weight.shape[1])
+    for rows, kept in _draws(mask, packing):
+        dx[rows].index_copy_(1, kept, dy[rows] @ weight.index_select(1, kept) * mask.scale)
+    return dx
+
+
+def wg(dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+    if not isinstance(mask, UnitMask):
+        return dense.wg(dy, x, mask, packing)
+    by_unit = x.new_zeros(x.shape[1], dy.shape[1])  # one row a unit, so that a draw adds to whole rows
+    for rows, kept in _draws(mask, packing):
+        by_unit.index_add_(0, kept, x[rows].index_select(1, kept).t() @ dy[rows], alpha=mask.scale)
+    return by_unit.t()
+
+
+def _draws(mask: UnitMask, packing: Packing) -> list[tuple[slice, Tensor]]:
+    bounds = packing.draw_bounds(mask.steps_per_draw)
+    return [(slice(bounds[d], bounds[d + 1]), mask.kept(d).long()) for d in range(mask.draws)]
+
+
+linear = partial(phased.linear, sys.modules[__name__])
+lstm_layer = partial(phased.lstm_layer, sys.modules[__name__])

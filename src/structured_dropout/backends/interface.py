@@ -1,0 +1,61 @@
+"""What a backend is: two functions and a word on where they run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from structured_dropout.masks import Mask, Packing
+from structured_dropout.policy import DropoutPolicy
+
+
+class Weights(NamedTuple):
+    """The parameters of one direction of one LSTM layer, in torch's layout (gates i, f, g, o)."""
+
+    w_ih: Tensor  # [4 * hidden, input]
+    w_hh: Tensor  # [4 * hidden, hidden]
+    b_ih: Tensor | None  # [4 * hidden]
+    b_hh: Tensor | None  # [4 * hidden]
+
+
+class LayerMasks(NamedTuple):
+    """What is dropped in one layer: its input, and the recurrent state of each direction."""
+
+    nr: Mask | None
+    rh: tuple[Mask | None, ...]
+
+
+class LayerOutput(NamedTuple):
+    """y [rows, directions * hidden]; h_n and c_n [directions, batch, hidden]."""
+
+    y: Tensor
+    h_n: Tensor
+    c_n: Tensor
+
+
+class Backend(Protocol):
+    """One way of computing what dropout leaves; a module of this package."""
+
+    def why_not(self, policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why this backend cannot run there and what to do about it; None if it can."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing) -> Tensor:
+        """y = (x * mask) weight^T + bias for x [rows, in] and weight [out, in]: [rows, out]."""
+
+    def lstm_layer(
+        self,
+        x: Tensor,
+        h_0: Tensor,
+        c_0: Tensor,
+        weights: tuple[Weights, ...],
+        masks: LayerMasks,
+        packing: Packing,
+    ) -> LayerOutput:
+        """One layer over a whole sequence (paper, eq. 1-6), all directions.
+
+        x is [rows, input], h_0 and c_0 [directions, batch, hidden]; the second direction runs from the last
+        step to the first. Masks are indexed by absolute time; rh's draw of a step applies to the hidden state
+        as that step reads it. The returned y, h_n and c_n are not masked.
+        """

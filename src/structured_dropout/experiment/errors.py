@@ -1,0 +1,13 @@
+"""What stops a run on purpose; run.py prints these as one line, everything else as a traceback."""
+
+
+class UsageError(Exception):
+    """The configuration or the data cannot be used: says what is wrong, where, and what to do."""
+
+
+class TrainingDiverged(Exception):
+    """The loss is no longer a sensible number."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or a scheduler's SIGTERM; a checkpoint was written."""

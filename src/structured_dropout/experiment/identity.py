@@ -1,0 +1,43 @@
+"""Which run is this? The same configuration always has the same folder, so that it resumes or is skipped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# Where and how a run is watched, stored and executed does not change what it computes.
+_IRRELEVANT = (
+    "run",
+    "tracker",
+    "device",
+    "data.dir",
+    "train.threads",
+    "train.checkpoint_minutes",
+    "train.checkpoint_iterations",
+)
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """The part of the configuration that decides what a run computes."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    for path in _IRRELEVANT:
+        *parents, key = path.split(".")
+        node = config
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(key, None)
+    return config
+
+
+def signature(cfg: DictConfig) -> str:
+    """Eight hexadecimal digits that name the run."""
+    return hashlib.sha256(json.dumps(identity(cfg), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def default_dir(cfg: DictConfig) -> Path:
+    """results/runs/<task>/<dropout>/seed<seed>-<signature>, without a time stamp."""
+    return Path("results/runs", cfg.task.name, cfg.dropout.name, f"seed{cfg.seed}-{signature(cfg)}")

@@ -1,0 +1,63 @@
+"""What a reader needs to trust a number: the commit, the machine, the versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+_PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "OpenNMT-py", "pytorch-crf", "seqeval", "sacrebleu", "cupy")
+
+
+def commit() -> str:
+    """The checkout's commit, with ``+changes`` where tracked code differs from it; ``unknown`` outside a checkout."""
+    root = Path(__file__).resolve().parents[3]
+
+    def git(*args: str) -> str:
+        return subprocess.run(("git", *args), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # New results are no change to the code that makes them.
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        return git("rev-parse", "HEAD") + ("+changes" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """The processor, the threads torch uses, and the GPU if it is one."""
+    facts: dict[str, str | int] = {
+        "cpu": _cpu_model(),
+        "simd": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that can change a number."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,279 @@
+"""The life of a run: where it is, what it has measured, how it stops and goes on.
+
+A recipe opens one, tells it what to keep, and loops::
+
+    with Run(cfg, data=corpus.provenance) as run:
+        run.keep(model=model, optimizer=optimizer)
+        for epoch in run.epochs():
+            for batch in run.iterations(batches):
+                ...
+                run.record(loss, units=tokens)
+            run.end_epoch(valid_perplexity=...)
+        run.finish(test_perplexity=...)
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from structured_dropout.experiment import checkpoint, provenance, settings
+from structured_dropout.experiment.errors import Interrupted, TrainingDiverged
+from structured_dropout.experiment.folder import RunFolder
+from structured_dropout.experiment.identity import identity, signature
+from structured_dropout.experiment.progress import Progress
+from structured_dropout.experiment.tracking import open_tracker
+
+Batch = TypeVar("Batch")
+_log = logging.getLogger(__name__)
+
+_LOSS_LIMIT = 100.0  # nats a unit; an untrained model is near the logarithm of its number of classes
+_LOOK_EVERY = 20  # iterations between looks at the loss, each of which waits for the device
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
+
+
+@dataclass
+class Position:
+    """How far a training has come."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of this epoch
+    iterations: int = 0  # finished iterations of all epochs
+    seconds: float = 0.0  # spent in iterations
+    loss: float = 0.0  # sum over the units of this epoch that the host has seen
+    units: int = 0
+
+
+class Run:
+    """One training, from wherever its folder says it was left.
+
+    Args:
+        cfg: the composed configuration; ``cfg.run.dir`` is the folder.
+        data: what the summary says of the data: ``name``, ``exact``, ``hashes``.
+        unit: what progress is counted in.
+
+    Attributes:
+        device: where the training runs.
+        generator: what structured masks are drawn from.
+        carry: plain values and tensors that the recipe takes from one iteration to the next.
+
+    Raises:
+        UsageError: the folder is in use, damaged or another run's.
+    """
+
+    def __init__(self, cfg: DictConfig, data: dict[str, Any], unit: str = "tokens") -> None:
+        self.cfg = cfg
+        self.device = settings.device(cfg)
+        self.generator = torch.Generator()
+        self.carry: dict[str, Any] = {}
+        self._data = data
+        self._unit = unit
+        self._kept: dict[str, Stateful] = {}
+        self._at = Position()
+        self._unseen: list[tuple[Tensor, int]] = []  # losses still on the device, with their units
+        self._history: list[dict[str, float]] = []
+        self._resumed = False
+        self._epoch_length = 0
+        self._progress: Progress | None = None
+        self._signal: signal.Signals | None = None
+
+    def __enter__(self) -> Self:
+        cfg = self.cfg
+        self._folder = RunFolder(cfg)
+        if cfg.train.threads is not None:
+            torch.set_num_threads(cfg.train.threads)
+        random.seed(cfg.seed)
+        torch.manual_seed(cfg.seed)
+        self.generator.manual_seed(cfg.seed)
+        name = f"{cfg.task.name} {cfg.dropout.name} seed{cfg.seed}"
+        self._tracker = open_tracker(cfg.tracker, identity(cfg), name, signature(cfg), self._folder.path)
+        self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._saved = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if isinstance(error, Interrupted | KeyboardInterrupt):
+            self._write_summary("interrupted", {})
+        elif error is not None:
+            self._write_summary("failed", {}, error=f"{type(error).__name__}: {error}")
+        self._folder.close()
+
+    def keep(self, **objects: Stateful) -> None:
+        """Name what a checkpoint holds; restores it all where there is a checkpoint."""
+        self._kept = objects
+        state = self._folder.load_checkpoint()
+        if state is None:
+            return
+        for name, kept in objects.items():
+            kept.load_state_dict(state["kept"][name])
+        self._at = Position(**state["position"])
+        self._history = state["history"]
+        self.carry = {name: _to(value, self.device) for name, value in state["carry"].items()}
+        checkpoint.set_random_state(state["random"], self.generator)
+        self._resumed = True
+        _log.info("resuming %s at epoch %d, iteration %d", self._folder.path, self._at.epoch + 1, self._at.iterations)
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs to go, counted from 1."""
+        while self._at.epoch < self.cfg.train.epochs and not self._truncated:
+            yield self._at.epoch + 1
+
+    def iterations(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        """What is left of this epoch, batch by batch; writes checkpoints on the way and stops when asked to."""
+        self._epoch_length = len(batches)
+        if self._progress is None:
+            total = self.cfg.train.max_iterations or self.cfg.train.epochs * len(batches)
+            self._progress = Progress(total, self._at.iterations, self._unit)
+        while self._at.batch < len(batches) and not self._truncated:
+            start = time.perf_counter()
+            yield batches[self._at.batch]
+            self._at.seconds += time.perf_counter() - start
+            self._at.batch += 1
+            self._at.iterations += 1
+            self._after_iteration()
+
+    def record(self, loss: Tensor, units: int) -> None:
+        """Count a batch's loss: the mean over this many units (tokens, sentences)."""
+        self._unseen.append((loss.detach(), units))
+        assert self._progress is not None
+        self._progress.advance(units)
+
+    def end_epoch(self, **metrics: float) -> None:
+        """Write the epoch's metrics and its checkpoint."""
+        self._look_at_loss()
+        row = {
+            "epoch": self._at.epoch + 1,
+            "iterations": self._at.iterations,
+            "seconds": round(self._at.seconds, 3),
+            "train_loss": self._train_loss,
+            **metrics,
+        }
+        self._history.append(row)
+        if self._at.batch == self._epoch_length:
+            self._at.epoch += 1
+            self._at.batch = 0
+        self._at.loss, self._at.units = 0.0, 0
+        self._folder.write_metrics(self._history)
+        self._save()
+        self._tracker.log(row, step=self._at.iterations)
+        results = "".join(f", {name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items())
+        _log.info("epoch %d/%d: train loss %.4f%s", row["epoch"], self.cfg.train.epochs, row["train_loss"], results)
+
+    def finish(self, **metrics: float) -> None:
+        """Write the summary of a training that came to its planned end."""
+        last = {name: x for name, x in self._history[-1].items() if name not in ("epoch", "iterations", "seconds")}
+        self._folder.write_metrics(self._history)  # once more: a killed process may have lost it
+        self._write_summary("truncated" if self._truncated else "finished", {**last, **metrics})
+        _log.info("%s", ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()))
+
+    @property
+    def _truncated(self) -> bool:
+        limit = self.cfg.train.max_iterations
+        return limit is not None and self._at.iterations >= limit
+
+    @property
+    def _train_loss(self) -> float:
+        return self._at.loss / max(self._at.units, 1)
+
+    def _after_iteration(self) -> None:
+        train, progress, at = self.cfg.train, self._progress, self._at
+        assert progress is not None
+        if at.iterations % _LOOK_EVERY == 0 or progress.due:
+            self._look_at_loss()
+        if progress.due:
+            place = f"epoch {at.epoch + 1}/{train.epochs} · {at.batch:,}/{self._epoch_length:,}"
+            progress.show(place, f"perplexity {math.exp(self._train_loss):,.1f}")
+        if self._signal is not None:
+            self._save()
+            raise Interrupted(
+                f"stopped by {self._signal.name} at epoch {at.epoch + 1}, iteration {at.iterations}; "
+                "the same command goes on from there"
+            )
+        due = train.checkpoint_iterations and at.iterations % train.checkpoint_iterations == 0
+        if due or time.monotonic() - self._saved >= train.checkpoint_minutes * 60:
+            self._save()
+
+    def _look_at_loss(self) -> None:
+        for loss, units in self._unseen:
+            value = loss.item()
+            if not abs(value) <= _LOSS_LIMIT:  # written so that NaN fails too
+                raise TrainingDiverged(
+                    f"the training loss is {value:.4g} near epoch {self._at.epoch + 1}, iteration {self._at.iterations}: "
+                    f"lower train.lr or train.clip; {self._folder.path} keeps the last checkpoint"
+                )
+            self._at.loss += value * units
+            self._at.units += units
+        self._unseen.clear()
+
+    def _save(self) -> None:
+        self._look_at_loss()
+        self._folder.save_checkpoint(
+            {
+                "kept": {name: kept.state_dict() for name, kept in self._kept.items()},
+                "position": asdict(self._at),
+                "history": self._history,
+                "carry": self.carry,
+                "random": checkpoint.random_state(self.generator),
+            }
+        )
+        self._saved = time.monotonic()
+
+    def _write_summary(self, status: str, metrics: dict[str, float], **more: str) -> None:
+        summary = {
+            "task": self.cfg.task.name,
+            "dropout": self.cfg.dropout.name,
+            "backend": self.cfg.backend.name,
+            "seed": self.cfg.seed,
+            "status": status,
+            **more,
+            "metrics": metrics,
+            "planned_epochs": self.cfg.train.epochs,
+            "epochs": self._at.epoch,
+            "iterations": self._at.iterations,
+            "seconds": round(self._at.seconds, 3),
+            "ms_per_iteration": round(self._at.seconds / max(self._at.iterations, 1) * 1e3, 3),
+            "resumed": self._resumed,
+            "data": self._data,
+            "command": self.cfg.run.command,
+            "commit": provenance.commit(),
+            "machine": provenance.machine(self.device),
+            "versions": provenance.versions(),
+        }
+        self._folder.write_summary(summary)
+        self._tracker.finish(summary)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self._signal is not None:  # asked twice: at once, from the last checkpoint
+            raise KeyboardInterrupt
+        self._signal = signal.Signals(number)
+        _log.info("%s: finishing this iteration, then writing a checkpoint", self._signal.name)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, list | tuple):
+        return type(value)(_to(item, device) for item in value)
+    return value

@@ -1,0 +1,94 @@
+"""From the configuration to the core's types, or to one clear error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from structured_dropout import DropoutPolicy, SiteDropout, backends
+from structured_dropout.experiment.errors import UsageError
+
+_log = logging.getLogger(__name__)
+_MAY_BE_ZERO = {"decay_after", "seed"}
+
+
+def check(cfg: DictConfig) -> None:
+    """Check what can be checked without data.
+
+    Raises:
+        UsageError: this task does not define this dropout, or a quantity is impossible.
+    """
+    if cfg.dropout.name not in cfg.task.dropouts:
+        raise UsageError(
+            f"task={cfg.task.name} does not define dropout={cfg.dropout.name}: choose {', '.join(cfg.task.dropouts)}"
+        )
+    for name, value in _leaves(cfg, "model", "train", "seed"):
+        if value is None or isinstance(value, bool):
+            continue
+        if not isinstance(value, (int, float)):
+            raise UsageError(f"{name} must be a number, not {value!r}")
+        if value < 0 or (value == 0 and name.split(".")[-1] not in _MAY_BE_ZERO):
+            raise UsageError(f"{name} must be positive, not {value}")
+
+
+def policy(cfg: DictConfig, layers: int) -> DropoutPolicy:
+    """The dropout policy that ``cfg.dropout`` describes.
+
+    Raises:
+        UsageError: an impossible case, rate, redrawing or sampling; names the key.
+    """
+    sites: dict[str, SiteDropout | None] = {}
+    for name in ("nr", "rh", "output"):
+        site = cfg.dropout.get(name)
+        if site is None:
+            sites[name] = None
+            continue
+        try:
+            sites[name] = dropout = SiteDropout(**OmegaConf.to_container(site, resolve=True))  # type: ignore[arg-type]
+            dropout.check_layers(layers if name != "output" else 1)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"dropout.{name}: {error}") from error
+    return DropoutPolicy(**sites)
+
+
+def backend(cfg: DictConfig, policy: DropoutPolicy) -> str:
+    """The name of the backend to run, ``auto`` decided.
+
+    Raises:
+        UsageError: the backend cannot run this policy on this device.
+    """
+    try:
+        return backends.resolve(cfg.backend.name, policy, device(cfg), torch.float32)
+    except RuntimeError as error:
+        raise UsageError(str(error)) from error
+
+
+def device(cfg: DictConfig) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    name = cfg.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device={name} is no device: choose auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device={name}: torch sees no GPU here; use device=cpu or device=auto")
+    return device
+
+
+def _leaves(cfg: DictConfig, *names: str) -> Iterator[tuple[str, object]]:
+    for name in names:
+        node = OmegaConf.select(cfg, name)
+        if isinstance(node, DictConfig):
+            for key in node:
+                yield from _leaves(cfg, f"{name}.{key!s}")
+        else:
+            yield name, node

@@ -1,0 +1,70 @@
+"""Where metrics go besides the run's own folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Protocol
+
+from omegaconf import DictConfig
+
+from structured_dropout.experiment.errors import UsageError
+
+_log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    def log(self, metrics: dict[str, float], step: int) -> None: ...
+
+    def finish(self, summary: dict[str, Any]) -> None: ...
+
+
+class Console:
+    """Nothing but what every run prints and writes anyway."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        pass
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        pass
+
+
+class WandB:
+    """Weights & Biases; offline (under the run folder's wandb/) where nobody is logged in."""
+
+    def __init__(self, tracker: DictConfig, config: dict[str, Any], name: str, run_id: str, folder: Path) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UsageError("tracker=wandb needs the package: pip install 'structured-dropout[wandb]'") from None
+        mode: Any = tracker.mode or ("online" if wandb.api.api_key else "offline")
+        if mode == "offline":
+            _log.info("wandb: not logged in, logging offline to %s", folder / "wandb")
+        self._run = wandb.init(
+            project=tracker.project,
+            entity=tracker.entity,
+            group=tracker.group,
+            job_type="train",
+            name=name,
+            id=run_id,
+            resume="allow",
+            dir=str(folder),
+            config=config,
+            mode=mode,
+            reinit="finish_previous",  # else the second job of a sweep goes on in the first one's run
+            settings=wandb.Settings(console="off"),
+        )
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self._run.log(metrics, step=step)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        self._run.summary.update(summary)
+        self._run.finish(exit_code=0 if summary["status"] in ("finished", "truncated") else 1)
+
+
+def open_tracker(tracker: DictConfig, config: dict[str, Any], name: str, run_id: str, folder: Path) -> Tracker:
+    """The tracker that the configuration names."""
+    if tracker.name == "wandb":
+        return WandB(tracker, config, name, run_id, folder)
+    return Console()

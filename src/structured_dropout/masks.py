@@ -1,0 +1,186 @@
+"""What was drawn: the units (structured) or the elements (random) that dropout keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from structured_dropout.policy import SiteDropout
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Which rows of a time-major [rows, features] matrix belong to which time step.
+
+    Step t owns ``sizes[t]`` consecutive rows, the first ones of the batch; sizes never grow
+    (``torch.nn.utils.rnn.PackedSequence``). A padded [T, B, features] tensor is the case of equal sizes.
+    """
+
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def padded(cls, steps: int, batch: int) -> Packing:
+        return cls((batch,) * steps)
+
+    @property
+    def steps(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def batch(self) -> int:
+        return self.sizes[0] if self.sizes else 0
+
+    @property
+    def is_padded(self) -> bool:
+        return self.steps == 0 or self.sizes[-1] == self.sizes[0]
+
+    @cached_property
+    def bounds(self) -> tuple[int, ...]:
+        """Step t owns the rows bounds[t] to bounds[t + 1]; length steps + 1."""
+        bounds = [0]
+        for size in self.sizes:
+            bounds.append(bounds[-1] + size)
+        return tuple(bounds)
+
+    def rows(self, step: int) -> slice:
+        return slice(self.bounds[step], self.bounds[step + 1])
+
+    def draw_bounds(self, steps_per_draw: int) -> list[int]:
+        """The same for draws that serve several steps each; length draws + 1."""
+        return [*self.bounds[:-1:steps_per_draw], self.bounds[-1]]
+
+
+@dataclass(frozen=True)
+class UnitMask:
+    """Structured dropout: for each draw the units that every row of the batch keeps (cases III and IV).
+
+    Args:
+        indices: int32 [kept units of all draws], ascending within a draw.
+        offsets: int64 [draws + 1], on the CPU; draw d keeps ``indices[offsets[d]:offsets[d + 1]]``.
+        steps_per_draw: time steps that one draw serves; step t belongs to draw ``t // steps_per_draw``.
+        units: size of the dropped dimension.
+        scale: 1 / (1 - p), the factor on kept units (inverted dropout).
+    """
+
+    indices: Tensor
+    offsets: Tensor
+    steps_per_draw: int
+    units: int
+    scale: float
+
+    @property
+    def draws(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def bounds(self) -> list[int]:
+        return self.offsets.tolist()
+
+    def kept(self, draw: int) -> Tensor:
+        """The units that this draw keeps, int32."""
+        return self.indices[self.bounds[draw] : self.bounds[draw + 1]]
+
+    def at(self, step: int) -> UnitMask:
+        """The one draw that serves this step."""
+        kept = self.kept(step // self.steps_per_draw)
+        return UnitMask(kept, torch.tensor([0, len(kept)]), 1, self.units, self.scale)
+
+    def multiplier(self, like: Tensor) -> Tensor:
+        """[draws, 1, units]: ``scale`` where a unit is kept, else 0."""
+        draws = torch.repeat_interleave(torch.arange(self.draws), self.offsets.diff()).to(like.device)
+        multiplier = like.new_zeros(self.draws, self.units)
+        multiplier[draws, self.indices.long()] = self.scale
+        return multiplier.unsqueeze(1)
+
+    def apply(self, x: Tensor, packing: Packing) -> Tensor:
+        """Mask and scale the rows x [rows, units] of a packed sequence."""
+        return _multiply(x, self.multiplier(x), self.steps_per_draw, packing)
+
+    def to(self, device: torch.device) -> UnitMask:
+        """The same mask with its indices on ``device``; offsets stay on the CPU, so no launch waits for them."""
+        if self.indices.device == device:
+            return self
+        indices = self.indices.pin_memory() if device.type == "cuda" else self.indices
+        return UnitMask(
+            indices.to(device, non_blocking=True), self.offsets, self.steps_per_draw, self.units, self.scale
+        )
+
+
+@dataclass(frozen=True)
+class ElementMask:
+    """Random dropout: each row of the batch loses its own elements (cases I and II).
+
+    Args:
+        values: [draws, batch, units], ``1 / (1 - p)`` where an element is kept, else 0.
+        steps_per_draw: time steps that one draw serves.
+    """
+
+    values: Tensor
+    steps_per_draw: int
+
+    def at(self, step: int) -> ElementMask:
+        """The one draw that serves this step."""
+        draw = step // self.steps_per_draw
+        return ElementMask(self.values[draw : draw + 1], 1)
+
+    def apply(self, x: Tensor, packing: Packing) -> Tensor:
+        """Mask and scale the rows x [rows, units] of a packed sequence."""
+        return _multiply(x, self.values, self.steps_per_draw, packing)
+
+
+Mask = UnitMask | ElementMask
+
+
+def draw(
+    site: SiteDropout | None,
+    *,
+    steps: int,
+    batch: int,
+    units: int,
+    like: Tensor,
+    layer: int = 0,
+    generator: torch.Generator | None = None,
+) -> Mask | None:
+    """Draw a site's mask for one sequence; None where nothing is dropped.
+
+    Units are drawn on the CPU, from ``generator`` (torch's default one if None), so that a seed gives the same
+    masks on every device; elements, one number each, on the device and in the dtype of ``like``, from that
+    device's default generator, since moving them would slow the random baseline.
+    """
+    p = site.rate(layer) if site is not None else 0.0
+    if site is None or p == 0:
+        return None
+    steps_per_draw = site.steps_per_draw(steps)
+    draws = -(-steps // steps_per_draw) if steps else 0
+    scale = 1 / (1 - p)
+    if not site.case.structured:
+        values = torch.empty(draws, batch, units, dtype=like.dtype, device=like.device)
+        return ElementMask(values.bernoulli_(1 - p).mul_(scale), steps_per_draw)
+    noise = torch.rand(draws, units, generator=generator)
+    if site.sampling == "exact":
+        keep = torch.zeros(draws, units, dtype=torch.bool)
+        keep.scatter_(1, noise.argsort(dim=1)[:, : round((1 - p) * units)], True)
+    else:
+        keep = noise >= p
+    offsets = torch.zeros(draws + 1, dtype=torch.int64)
+    torch.cumsum(keep.sum(dim=1), dim=0, out=offsets[1:])
+    indices = keep.nonzero()[:, 1].to(torch.int32)
+    return UnitMask(indices, offsets, steps_per_draw, units, scale).to(like.device)
+
+
+def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packing) -> Tensor:
+    """x [rows, units] times multiplier [draws, batch or 1, units], draw by draw in time."""
+    if packing.is_padded:
+        if multiplier.shape[0] > 1 and steps_per_draw > 1:
+            multiplier = multiplier.repeat_interleave(steps_per_draw, dim=0)[: packing.steps]
+        multiplier = multiplier[:, : packing.batch]  # the late steps of a packed sequence have fewer rows
+        return (x.view(packing.steps, packing.batch, x.shape[-1]) * multiplier).view_as(x)
+    sizes = torch.tensor(packing.sizes)
+    step = torch.repeat_interleave(torch.arange(packing.steps), sizes)
+    row = torch.arange(len(step)) - torch.tensor(packing.bounds[:-1])[step]
+    if multiplier.shape[1] == 1:
+        row = torch.zeros_like(row)
+    return x * multiplier[(step // steps_per_draw).to(x.device), row.to(x.device)]

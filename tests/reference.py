@@ -1,0 +1,48 @@
+"""The judge of every backend: the paper's equations 1-6 on masked operands, plain autograd, no shortcuts."""
+
+import torch
+
+from structured_dropout.backends.interface import LayerMasks, LayerOutput
+from structured_dropout.masks import Mask, Packing, UnitMask
+
+
+def factor(mask: Mask | None, step: int, rows: int, like: torch.Tensor) -> torch.Tensor | float:
+    """What the rows of this step are multiplied with."""
+    if mask is None:
+        return 1.0
+    draw = step // mask.steps_per_draw
+    if not isinstance(mask, UnitMask):
+        return mask.values[draw, :rows].to(like)
+    result = torch.zeros(mask.units).to(like)
+    for unit in mask.indices[mask.offsets[draw] : mask.offsets[draw + 1]].tolist():
+        result[unit] = mask.scale
+    return result
+
+
+def linear(x, weight, bias, mask, packing: Packing):
+    rows = [x[packing.rows(t)] * factor(mask, t, n, x) for t, n in enumerate(packing.sizes)]
+    y = torch.cat(rows) @ weight.t()
+    return y if bias is None else y + bias
+
+
+def lstm_layer(x, h_0, c_0, weights, masks: LayerMasks, packing: Packing) -> LayerOutput:
+    outputs, h_n, c_n = [], [], []
+    for d, w in enumerate(weights):
+        h, c = list(h_0[d]), list(c_0[d])  # by row of the batch
+        y = [None] * packing.steps
+        for t in reversed(range(packing.steps)) if d else range(packing.steps):
+            n = packing.sizes[t]
+            x_t = x[packing.rows(t)] * factor(masks.nr, t, n, x)
+            h_t = torch.stack(h[:n]) * factor(masks.rh[d], t, n, x) if n else x.new_zeros(0, w.w_hh.shape[1])
+            gates = x_t @ w.w_ih.t() + h_t @ w.w_hh.t()
+            if w.b_ih is not None:
+                gates = gates + w.b_ih + w.b_hh
+            i, f, g, o = gates.chunk(4, dim=1)
+            c_before = torch.stack(c[:n]) if n else h_t
+            c_t = f.sigmoid() * c_before + i.sigmoid() * g.tanh()
+            y[t] = o.sigmoid() * c_t.tanh()
+            h[:n], c[:n] = list(y[t]), list(c_t)
+        outputs.append(torch.cat(y) if y else x.new_zeros(0, w.w_hh.shape[1]))
+        h_n.append(torch.stack(h))
+        c_n.append(torch.stack(c))
+    return LayerOutput(torch.cat(outputs, dim=1), torch.stack(h_n), torch.stack(c_n))

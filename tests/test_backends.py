@@ -1,0 +1,195 @@
+"""Every backend equals the float64 reference on the same masks: forward and all gradients."""
+
+from dataclasses import replace
+
+import pytest
+import reference
+import torch
+
+from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, UnitMask, backends
+from structured_dropout.backends.interface import LayerMasks, Weights
+from structured_dropout.masks import draw
+
+CPU = torch.device("cpu")
+BACKENDS = [
+    name for name in backends.names() if backends.get(name).why_not(DropoutPolicy(), CPU, torch.float32) is None
+]
+
+PACKINGS = {
+    "one step": Packing.padded(1, 3),
+    "one row": Packing.padded(4, 1),
+    "padded": Packing.padded(7, 5),
+    "packed": Packing((6, 6, 5, 3, 3, 1)),
+}
+SIZES = {"odd": (13, 7), "vectors": (32, 16), "wide": (70, 41)}  # input, hidden
+
+RATE = 0.5
+POLICIES = {
+    "none": DropoutPolicy(),
+    "nr_random": DropoutPolicy(nr=SiteDropout(Case.I, RATE)),
+    "nr_variational": DropoutPolicy(nr=SiteDropout(Case.II, RATE)),
+    "nr_st": DropoutPolicy(nr=SiteDropout(Case.III, RATE)),
+    "nr_st_fixed": DropoutPolicy(nr=SiteDropout(Case.IV, RATE)),
+    "nr_rh_random": DropoutPolicy(nr=SiteDropout(Case.I, RATE), rh=SiteDropout(Case.I, RATE)),
+    "nr_rh_st": DropoutPolicy(nr=SiteDropout(Case.III, RATE), rh=SiteDropout(Case.III, RATE)),
+    "nr_rh_st every 3": DropoutPolicy(nr=SiteDropout(Case.III, RATE, 3), rh=SiteDropout(Case.III, RATE, 3)),
+    "nr_rh_st fixed": DropoutPolicy(nr=SiteDropout(Case.IV, RATE), rh=SiteDropout(Case.IV, RATE)),
+    "rh_st exact": DropoutPolicy(rh=SiteDropout(Case.III, RATE, sampling="exact")),
+}
+
+
+def units(kept_by_draw: list[list[int]], total: int, steps_per_draw: int = 1) -> UnitMask:
+    offsets = torch.tensor([0, *(len(kept) for kept in kept_by_draw)]).cumsum(0)
+    indices = torch.tensor([unit for kept in kept_by_draw for unit in kept], dtype=torch.int32)
+    return UnitMask(indices, offsets, steps_per_draw, total, 2.0)
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Relative to the largest entry: 1e-5 in float32, 1e-12 in float64."""
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[actual.dtype]
+    scale = max(expected.abs().max().item(), 1e-30) if expected.numel() else 1.0
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance * scale)
+
+
+def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype) -> None:
+    """Compare outputs and the gradients of a random projection of them with the judge's in float64."""
+
+    def run(f, dtype):
+        leaves = [None if x is None else x.to(dtype).requires_grad_() for x in inputs]
+        outputs = f(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        torch.manual_seed(1)
+        loss = sum((y * torch.randn(y.shape, dtype=torch.float64).to(dtype)).sum() for y in outputs)
+        given = [x for x in leaves if x is not None]
+        return [*outputs, *torch.autograd.grad(loss, given)]
+
+    for actual, expected in zip(run(function, dtype), run(judge, torch.float64), strict=True):
+        assert actual.shape == expected.shape
+        close(actual, expected)
+
+
+def agree_on_layer(name, policy_or_masks, packing, sizes, directions=1, bias=True, dtype=torch.float32) -> None:
+    torch.manual_seed(0)
+    inputs, hidden = sizes
+    like = torch.empty(0)
+    if isinstance(policy_or_masks, DropoutPolicy):
+        sample = {"steps": packing.steps, "batch": packing.batch, "like": like}
+        nr = draw(policy_or_masks.nr, units=inputs, **sample)
+        rh = tuple(draw(policy_or_masks.rh, units=hidden, **sample) for _ in range(directions))
+        masks = LayerMasks(nr, rh)
+    else:
+        masks = policy_or_masks
+    shapes = [(4 * hidden, inputs), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,)]
+    state = (directions, packing.batch, hidden)
+    tensors = [torch.randn(packing.bounds[-1], inputs), torch.randn(state), torch.randn(state)]
+    for _ in range(directions):
+        tensors += [torch.randn(s) * hidden**-0.5 if bias or len(s) == 2 else None for s in shapes]
+
+    def layer(f):
+        def run(x, h_0, c_0, *flat):
+            weights = tuple(Weights(*flat[4 * d : 4 * d + 4]) for d in range(directions))
+            return tuple(f(x, h_0, c_0, weights, cast(masks, x), packing))
+
+        return run
+
+    agree(layer(backends.get(name).lstm_layer), layer(reference.lstm_layer), tensors, dtype)
+
+
+def cast(masks: LayerMasks, like: torch.Tensor) -> LayerMasks:
+    """Random masks hold numbers, which must have the dtype of what they multiply."""
+
+    def one(mask):
+        return mask if mask is None or isinstance(mask, UnitMask) else replace(mask, values=mask.values.to(like))
+
+    return LayerMasks(one(masks.nr), tuple(map(one, masks.rh)))
+
+
+def runs(name: str, policy: DropoutPolicy) -> bool:
+    return backends.get(name).why_not(policy, CPU, torch.float32) is None
+
+
+@pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_lstm_layer(name, policy, packing):
+    if not runs(name, policy):
+        with pytest.raises((ValueError, RuntimeError), match="choose"):
+            backends.resolve(name, policy, CPU, torch.float32)
+        return
+    for sizes in SIZES.values():
+        agree_on_layer(name, policy, packing, sizes)
+    agree_on_layer(name, policy, packing, SIZES["odd"], directions=2)
+    agree_on_layer(name, policy, packing, SIZES["odd"], bias=False)
+    agree_on_layer(name, policy, packing, SIZES["wide"], directions=2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if runs(name, POLICIES["nr_rh_st"])])
+def test_lstm_layer_where_steps_keep_nothing_or_all(name):
+    inputs, hidden = SIZES["odd"]
+    nr = units([[], list(range(inputs)), [0], [inputs - 1], []], inputs)
+    rh = units([list(range(hidden)), [], [hidden - 1], [], [0]], hidden)
+    for packing in (Packing.padded(5, 3), Packing((4, 2, 2, 1, 1))):
+        agree_on_layer(name, LayerMasks(nr, (rh, rh)), packing, SIZES["odd"], directions=2)
+    nothing = LayerMasks(units([[]], inputs, 5), (units([[]], hidden, 5),))
+    agree_on_layer(name, nothing, Packing.padded(5, 3), SIZES["odd"])
+
+
+@pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_linear(name, packing):
+    linear = backends.get(name).linear
+    for policy in POLICIES.values():
+        for inputs, outputs in [(13, 7), (32, 64), (41, 133)]:
+            for bias in (True, False):
+                torch.manual_seed(0)
+                sample = {"steps": packing.steps, "batch": packing.batch, "like": torch.empty(0)}
+                mask = draw(policy.nr, units=inputs, **sample)
+                shapes = [(packing.bounds[-1], inputs), (outputs, inputs), (outputs,)]
+                tensors = [torch.randn(s) for s in shapes[:2]] + [torch.randn(shapes[2]) if bias else None]
+
+                def masked(f, mask=mask, packing=packing):
+                    return lambda x, w, b: f(x, w, b, cast(LayerMasks(mask, ()), x).nr, packing)
+
+                for dtype in (torch.float32, torch.float64):
+                    agree(masked(linear), masked(reference.linear), tensors, dtype)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_dropped_columns_of_the_input_gradient_are_exactly_zero(name):
+    mask = units([[1, 4], [], [0, 1, 2, 3, 4]], 5)
+    x = torch.randn(6, 5, requires_grad=True)
+    backends.get(name).linear(x, torch.randn(9, 5), None, mask, Packing.padded(3, 2)).sum().backward()
+    dropped = mask.multiplier(x).expand(3, 2, 5).reshape(6, 5) == 0
+    assert (x.grad[dropped] == 0).all()
+    assert (x.grad[~dropped] != 0).all()
+
+
+@pytest.mark.parametrize("name", ["dense", "compact"])
+def test_gradcheck(name):
+    torch.manual_seed(0)
+    packing = Packing((3, 2, 1))
+    mask = LayerMasks(units([[0, 2], [1], []], 3), (units([[0], [0, 1], [1]], 2), units([[1], [], [0]], 2)))
+    shapes = [(6, 3), (2, 3, 2), (2, 3, 2), *[(8, 3), (8, 2), (8,), (8,)] * 2]
+    tensors = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
+
+    def layer(x, h_0, c_0, *flat):
+        weights = (Weights(*flat[:4]), Weights(*flat[4:]))
+        return tuple(backends.get(name).lstm_layer(x, h_0, c_0, weights, mask, packing))
+
+    assert torch.autograd.gradcheck(layer, tensors)
+
+
+def test_empty_batch():
+    for name in BACKENDS:
+        lstm = backends.get(name).lstm_layer
+        w = Weights(torch.randn(8, 3), torch.randn(8, 2), torch.randn(8), torch.randn(8))
+        y, h_n, _ = lstm(
+            torch.randn(0, 3),
+            torch.zeros(1, 0, 2),
+            torch.zeros(1, 0, 2),
+            (w,),
+            LayerMasks(None, (None,)),
+            Packing((0, 0)),
+        )
+        assert y.shape == (0, 2)
+        assert h_n.shape == (1, 0, 2)
