@@ -25,7 +25,7 @@ def train(cfg: DictConfig) -> None:
     corpus = data.load(cfg.data)
     windows = data.Windows(corpus.train, cfg.train.batch, cfg.train.bptt)
 
-    with Run(cfg, data=corpus.provenance) as run:
+    with Run(cfg, data=corpus.provenance, backend=backend) as run:
         model = LanguageModel(
             len(corpus.vocabulary), **cfg.model, policy=policy, backend=backend, generator=run.generator
         )

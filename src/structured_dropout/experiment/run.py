@@ -2,7 +2,7 @@
 
 A recipe opens one, tells it what to keep, and loops::
 
-    with Run(cfg, data=corpus.provenance) as run:
+    with Run(cfg, data=corpus.provenance, backend=backend) as run:
         run.keep(model=model, optimizer=optimizer)
         for epoch in run.epochs():
             for batch in run.iterations(batches):
@@ -66,6 +66,7 @@ class Run:
     Args:
         cfg: the composed configuration; ``cfg.run.dir`` is the folder.
         data: what the summary says of the data: ``name``, ``exact``, ``hashes``.
+        backend: the name of the backend that runs.
         unit: what progress is counted in.
 
     Attributes:
@@ -77,12 +78,13 @@ class Run:
         UsageError: the folder is in use, damaged or another run's.
     """
 
-    def __init__(self, cfg: DictConfig, data: dict[str, Any], unit: str = "tokens") -> None:
+    def __init__(self, cfg: DictConfig, data: dict[str, Any], backend: str, unit: str = "tokens") -> None:
         self.cfg = cfg
         self.device = settings.device(cfg)
         self.generator = torch.Generator()
         self.carry: dict[str, Any] = {}
         self._data = data
+        self._backend = backend
         self._unit = unit
         self._kept: dict[str, Stateful] = {}
         self._at = Position()
@@ -220,7 +222,7 @@ class Run:
             value = loss.item()
             if not abs(value) <= _LOSS_LIMIT:  # written so that NaN fails too
                 raise TrainingDiverged(
-                    f"the training loss is {value:.4g} near epoch {self._at.epoch + 1}, iteration {self._at.iterations}: "
+                    f"the training loss is {value:.4g} near iteration {self._at.iterations}: "
                     f"lower train.lr or train.clip; {self._folder.path} keeps the last checkpoint"
                 )
             self._at.loss += value * units
@@ -244,7 +246,7 @@ class Run:
         summary = {
             "task": self.cfg.task.name,
             "dropout": self.cfg.dropout.name,
-            "backend": self.cfg.backend.name,
+            "backend": self._backend,
             "seed": self.cfg.seed,
             "status": status,
             **more,

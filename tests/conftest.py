@@ -1,0 +1,58 @@
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import DictConfig
+
+from structured_dropout.experiment import settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def compose() -> Callable[..., DictConfig]:
+    """The configuration that run.py would see for these overrides."""
+
+    def compose(*overrides: str) -> DictConfig:
+        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return hydra.compose("config", list(overrides))
+
+    return compose
+
+
+@pytest.fixture(scope="session")
+def launch(compose) -> Callable[..., DictConfig]:
+    """Run a recipe in this process; run.dir must be among the overrides."""
+
+    def launch(*overrides: str) -> DictConfig:
+        cfg = compose(*overrides)
+        settings.check(cfg)
+        hydra.utils.get_method(cfg.task.recipe)(cfg)
+        return cfg
+
+    return launch
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory) -> list[str]:
+    """Overrides for a language model of 8 units on three small texts."""
+    folder = tmp_path_factory.mktemp("text")
+    rng = random.Random(0)
+    words = [f"w{i}" for i in range(20)]
+    for split, sentences in (("train", 120), ("valid", 20), ("test", 20)):
+        text = "\n".join(" ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(sentences))
+        (folder / f"{split}.txt").write_text(text)
+    paths = [f"data.{split}={folder / split}.txt" for split in ("train", "valid", "test")]
+    return ["data=text", *paths, "model.hidden_size=8", "train.batch=3", "train.bptt=5", "device=cpu"]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> str:
+    """The folder of the real data sets; they are licensed, so not every machine has them."""
+    folder = os.environ.get("STRUCTURED_DROPOUT_DATA")
+    if folder is None:
+        pytest.skip("set STRUCTURED_DROPOUT_DATA to the folder of the real data sets")
+    return folder

@@ -1,0 +1,93 @@
+"""Every file under conf/ composes, and what cannot be run is refused in one line before any training."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from structured_dropout.experiment import settings
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.identity import signature
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
+TASKS = [option for group, option in OPTIONS if group == "task"]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(compose, group, option):
+    cfg = compose(f"+{group}={option}" if group == "experiment" else f"{group}={option}")
+    OmegaConf.to_container(cfg, resolve=True)
+    if group != "experiment":
+        assert cfg[group].name == option
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_dropout_of_a_task_is_a_policy(compose, task):
+    for dropout in compose(f"task={task}").task.dropouts:
+        cfg = compose(f"task={task}", f"dropout={dropout}")
+        settings.check(cfg)
+        settings.policy(cfg, layers=cfg.model.layers)
+
+
+def test_a_rate_can_be_set_from_the_command_line(compose):
+    cfg = compose("task=ptb_medium", "dropout=nr_rh_st", "dropout.nr.p=[.3,.4]", "dropout.rh.redraw_every=5")
+    policy = settings.policy(cfg, layers=2)
+    assert policy.nr.p == (0.3, 0.4)
+    assert policy.rh.redraw_every == 5
+    assert policy.output.p == 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dropout.nr.p=1.2", r"dropout.nr: a dropout rate must be a number in \[0, 1\), not 1.2"),
+        ("dropout.nr.p=[.1,.2,.3]", "dropout.nr: p has 3 rates for 2 layers"),
+        ("dropout.rh.case=V", "dropout.rh: unknown dropout case 'V'"),
+        ("dropout.rh.redraw_every=0", "dropout.rh: redraw_every"),
+        ("+dropout.rh.rate=3", "dropout.rh: .*rate"),
+        ("model.hidden_size=-1", "model.hidden_size must be positive"),
+        ("model.hidden_size=wide", "model.hidden_size must be a number"),
+        ("train.lr=0", "train.lr must be positive"),
+        ("backend=fused", "backend fused cannot run this on cpu"),
+        ("device=tpux", "device=tpux"),
+    ],
+)
+def test_impossible_values(compose, override, message):
+    cfg = compose("device=cpu", override)
+    with pytest.raises(UsageError, match=message):
+        settings.check(cfg)
+        settings.backend(cfg, settings.policy(cfg, layers=cfg.model.layers))
+
+
+def test_the_signature_ignores_how_a_run_is_watched_and_executed(compose):
+    base = signature(compose("task=ptb_small"))
+    for same in (
+        "device=cpu",
+        "tracker=wandb",
+        "train.threads=1",
+        "run.dir=x",
+        "data.dir=/x",
+        "train.checkpoint_minutes=1",
+    ):
+        assert signature(compose("task=ptb_small", same)) == base
+    for other in ("seed=2", "dropout=nr_st", "train.lr=2", "backend=dense", "dropout.nr.p=.1"):
+        assert signature(compose("task=ptb_small", other)) != base
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian.epochs=3"], "trian"),
+        (["task=ptb_tiny"], "ptb_medium"),  # hydra lists what there is
+        (["dropout=nr_st", "data.dir=/nowhere"], "error: data.dir=/nowhere does not exist"),
+        (["-m", "run.dir=/tmp/x"], "error: run.dir names one folder"),
+    ],
+)
+def test_run_py_refuses_in_one_line(arguments, message):
+    result = subprocess.run([sys.executable, "run.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

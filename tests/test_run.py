@@ -1,0 +1,141 @@
+"""The life of a run: it resumes bit for bit, is not repeated, and ends with a word on why."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from structured_dropout.experiment import checkpoint
+from structured_dropout.experiment.errors import TrainingDiverged, UsageError
+
+ROOT = Path(__file__).parents[1]
+TINY = ["task=ptb_small", "train.epochs=2", "train.checkpoint_iterations=4"]
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, "run.py", *TINY, *overrides]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """metrics.csv without the times, which differ."""
+    with open(folder / "metrics.csv") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def stop_after_first_checkpoint(folder: Path, number: signal.Signals, *overrides: str) -> subprocess.Popen:
+    """Start a run and send it a signal in mid-epoch."""
+    process = subprocess.Popen(command(f"run.dir={folder}", *overrides), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (folder / "checkpoint.pt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(number)
+    process.wait(60)
+    return process
+
+
+@pytest.fixture(scope="module")
+def unbroken(launch, tiny_text, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    launch(*TINY, *tiny_text, f"run.dir={folder}")
+    return folder
+
+
+def test_what_a_run_leaves(unbroken):
+    summary = result(unbroken)
+    assert summary["status"] == "finished"
+    assert summary["epochs"] == summary["planned_epochs"] == 2
+    assert set(summary["metrics"]) == {"train_loss", "valid_perplexity", "test_perplexity"}
+    assert summary["data"]["name"] == "text"
+    assert {"backend", "seconds", "ms_per_iteration", "commit", "machine", "versions"} <= set(summary)
+    assert [row["epoch"] for row in rows(unbroken)] == ["1", "2"]
+    assert float(rows(unbroken)[1]["valid_perplexity"]) == summary["metrics"]["valid_perplexity"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_resumes_to_the_same_metrics(unbroken, tiny_text, tmp_path, number):
+    process = stop_after_first_checkpoint(tmp_path, number, *tiny_text)
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert result(tmp_path)["status"] == "interrupted"
+        assert "the same command goes on from there" in process.stdout.read()
+    again = subprocess.run(command(f"run.dir={tmp_path}", *tiny_text), cwd=ROOT, capture_output=True, text=True)
+    assert "resuming" in again.stdout
+    assert again.stdout.splitlines()[-1] == f"summary: {tmp_path / 'summary.json'}"
+    assert rows(tmp_path) == rows(unbroken)
+    assert result(tmp_path)["metrics"] == result(unbroken)["metrics"]
+    assert result(tmp_path)["resumed"]
+
+
+def test_a_finished_run_is_not_repeated(tiny_text, tmp_path):
+    arguments = command(f"run.dir={tmp_path}", "train.max_iterations=3", *tiny_text)
+    subprocess.run(arguments, cwd=ROOT, check=True)
+    before = os.stat(tmp_path / "summary.json").st_mtime_ns
+    assert result(tmp_path)["status"] == "truncated"
+    assert result(tmp_path)["iterations"] == 3
+    again = subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "already done" in again.stdout
+    assert os.stat(tmp_path / "summary.json").st_mtime_ns == before
+
+
+def test_a_folder_of_another_configuration_is_refused(launch, unbroken, tiny_text):
+    with pytest.raises(UsageError, match="another configuration"):
+        launch(*TINY, *tiny_text, f"run.dir={unbroken}", "seed=2")
+
+
+def test_two_processes_in_one_folder_are_refused(launch, tiny_text, tmp_path):
+    import fcntl
+
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="in use by another process"):
+            launch(*TINY, *tiny_text, f"run.dir={tmp_path}")
+
+
+@pytest.mark.parametrize("lr", ["1e6", "1e30"])
+def test_an_exploding_loss_stops_the_run(launch, tiny_text, tmp_path, lr):
+    with pytest.raises(TrainingDiverged, match=r"lower train.lr"):
+        launch(*TINY, *tiny_text, f"run.dir={tmp_path}", f"train.lr={lr}", "train.clip=1e30")
+    assert result(tmp_path)["status"] == "failed"
+    assert "lower train.lr" in result(tmp_path)["error"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"x": torch.arange(1000)})
+    assert torch.equal(checkpoint.load(path)["x"], torch.arange(1000))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UsageError, match=r"checkpoint.pt is damaged"):
+        checkpoint.load(path)
+
+
+def test_a_checkpoint_is_whole_or_the_one_before(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"x": 1})
+    with pytest.raises(AttributeError):
+        checkpoint.save(path, {"x": lambda: None})  # cannot be pickled: fails in mid-write
+    assert checkpoint.load(path) == {"x": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_wandb_offline_keeps_the_run(tiny_text, tmp_path):
+    pytest.importorskip("wandb")
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    arguments = command(f"run.dir={tmp_path}", "tracker=wandb", "train.max_iterations=2", *tiny_text)
+    subprocess.run(arguments, cwd=ROOT, check=True, env=environment)
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    content = log.read_bytes()
+    for key in (b"valid_perplexity", b"test_perplexity", b"hidden_size"):
+        assert key in content
