@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> str:
+    """Train, or find it done. Returns the path of the summary, or in a sweep an ``error: ...``."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     try:
         folder = prepare(cfg)
@@ -29,12 +30,16 @@ def main(cfg: DictConfig) -> None:
             _log.info("already done, nothing to run")
         else:
             hydra.utils.get_method(cfg.task.recipe)(cfg)
-        _log.info("summary: %s", folder / "summary.json")
     except (UsageError, TrainingDiverged) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other runs of the sweep go on
+            _log.error("error: %s", error)
+            return f"error: {error}"
         sys.exit(f"error: {error}")
     except Interrupted as stop:
         _log.info("%s", stop)
         sys.exit(130)
+    _log.info("summary: %s", folder / "summary.json")
+    return str(folder / "summary.json")
 
 
 def prepare(cfg: DictConfig) -> Path:

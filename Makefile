@@ -1,0 +1,25 @@
+# Everything runs in a virtual environment of its own; PYTHON is any Python 3.11 or 3.12.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test install clean
+
+quickstart: install ## the paper's idea in a few minutes: random against structured dropout, one table
+	$(BIN)/python run.py -m +experiment=quickstart
+
+test: install ## lint, types, tests; the tests on real data need STRUCTURED_DROPOUT_DATA
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build multirun
