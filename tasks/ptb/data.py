@@ -87,7 +87,7 @@ _PTB = {
     "valid": ("aa0affc06ff7c36e977d7cd49e3839bf", 3_370, 73_760),
     "test": ("8b80168b89c18661a38ef683c0dc3721", 3_761, 82_430),
 }
-_PTB_TYPES = 10_000
+PTB_TYPES = 10_000
 
 
 def _ptb(data: DictConfig) -> Corpus:
@@ -113,7 +113,7 @@ def _ptb(data: DictConfig) -> Corpus:
         texts[split] = _tokens(raw.decode())
         assert len(texts[split]) == tokens
     corpus = _corpus("ptb", True, texts, None)
-    assert len(corpus.vocabulary) == _PTB_TYPES
+    assert len(corpus.vocabulary) == PTB_TYPES
     return corpus
 
 

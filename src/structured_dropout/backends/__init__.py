@@ -44,9 +44,8 @@ def get(name: str) -> Backend:
 
 @cache  # so that each choice is logged once
 def _auto(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str:
-    # Where whole units are dropped, skip them; where nothing can be skipped, torch's own LSTM is hard to beat.
-    order = ("compact", "dense") if policy.skips else ("fused", "dense")
-    for name in order:
+    # Gathering costs a CPU more than it saves, so compact runs only where it is asked for.
+    for name in ("fused", "dense"):
         reason = _BACKENDS[name].why_not(policy, device, dtype)
         if reason is None:
             _log.info("backend auto: %s", name)

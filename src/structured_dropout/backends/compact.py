@@ -23,28 +23,33 @@ def why_not(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> 
 def fp(x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
     if not isinstance(mask, UnitMask):
         return dense.fp(x, weight, mask, packing)
-    y = x.new_empty(len(x), len(weight))
+    y, by_unit = x.new_empty(len(x), len(weight)), _by_unit(weight, mask)
     for rows, kept in _draws(mask, packing):
-        torch.mm(x[rows].index_select(1, kept) * mask.scale, weight.index_select(1, kept).t(), out=y[rows])
+        torch.mm(x[rows].index_select(1, kept) * mask.scale, by_unit.index_select(0, kept), out=y[rows])
     return y
 
 
 def bp(dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
     if not isinstance(mask, UnitMask):
         return dense.bp(dy, weight, mask, packing)
-    dx = dy.new_zeros(len(dy), weight.shape[1])
+    dx, by_unit = dy.new_zeros(len(dy), weight.shape[1]), _by_unit(weight, mask)
     for rows, kept in _draws(mask, packing):
-        dx[rows].index_copy_(1, kept, dy[rows] @ weight.index_select(1, kept) * mask.scale)
+        dx[rows].index_copy_(1, kept, dy[rows] @ by_unit.index_select(0, kept).t() * mask.scale)
     return dx
 
 
 def wg(dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
     if not isinstance(mask, UnitMask):
         return dense.wg(dy, x, mask, packing)
-    by_unit = x.new_zeros(x.shape[1], dy.shape[1])  # one row a unit, so that a draw adds to whole rows
+    by_unit = x.new_zeros(x.shape[1], dy.shape[1])
     for rows, kept in _draws(mask, packing):
         by_unit.index_add_(0, kept, x[rows].index_select(1, kept).t() @ dy[rows], alpha=mask.scale)
     return by_unit.t()
+
+
+def _by_unit(weight: Tensor, mask: UnitMask) -> Tensor:
+    """The weight with a row a unit; copied where several draws gather from it, so that they read whole rows."""
+    return weight.t() if mask.draws == 1 else weight.t().contiguous()
 
 
 def _draws(mask: UnitMask, packing: Packing) -> list[tuple[slice, Tensor]]:

@@ -1,0 +1,207 @@
+"""Measure what skipping saves: phase by phase, a whole training iteration, and memory.
+
+    python scripts/benchmark.py task=ptb_medium dropout=nr_st,nr_rh_st output=results/benchmarks/ptb_medium.csv
+
+Every contender and both baselines (the task's baseline policy under ``dense`` and under ``fused``, torch's own LSTM)
+run in one process, in turn, round after round, so that a machine that slows down slows all of them. A speed-up is the
+median of the ratios of each round. Overrides are run.py's; commas sweep, and each combination of the keys other
+than dropout and backend is a race of its own. Further keys: output=FILE rounds=N.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from structured_dropout.experiment import provenance, settings  # noqa: E402
+from structured_dropout.experiment.errors import UsageError  # noqa: E402
+from structured_dropout.phases import measure  # noqa: E402
+
+WARM_UP = 2  # rounds
+COLUMNS = (
+    "task", "part", "dropout", "backend", "phase", "median_ms", "p25_ms", "p75_ms", "speedup_vs_dense",
+    "speedup_vs_fused", "peak_mb", "threads", "device", "commit", "date", "overrides",
+)  # fmt: skip
+
+
+class Contender(NamedTuple):
+    dropout: str
+    backend: str
+
+
+Times = dict[str, list[float]]  # milliseconds a round, by phase
+
+
+def main(arguments: list[str]) -> None:
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    output, rounds = options.pop("output", None), int(options.pop("rounds", 15))
+    dropouts = options.pop("dropout", "nr_st,nr_rh_st").split(",")
+    backends = options.pop("backend", "auto").split(",")
+    rows = []
+    for values in itertools.product(*(_choices(value) for value in options.values())):
+        overrides = [f"{key}={value}" for key, value in zip(options, values, strict=True)]
+        rows += race(overrides, dropouts, backends, rounds)
+    show(rows)
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        with open(output, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        print(f"written: {output}")
+
+
+def race(overrides: list[str], dropouts: list[str], backends: list[str], rounds: int) -> list[dict[str, Any]]:
+    """Time all contenders under these overrides; a row for each one's phases."""
+    base = compose(overrides)
+    dense, fused = Contender(base.task.baseline, "dense"), Contender(base.task.baseline, "fused")
+    configs = {contender: compose(overrides, contender) for contender in (dense, fused)}
+    for dropout, backend in itertools.product(dropouts, backends):
+        cfg = compose(overrides, Contender(dropout, backend))
+        policy = settings.policy(cfg, layers=cfg.model.layers)
+        configs[Contender(dropout, settings.backend(cfg, policy))] = cfg
+    peak = {contender: peak_megabytes(cfg) for contender, cfg in configs.items()}
+    times = take_turns({contender: build(cfg) for contender, cfg in configs.items()}, settings.device(base), rounds)
+
+    common = {
+        "task": base.task.name,
+        "part": "model",
+        "threads": torch.get_num_threads(),
+        "device": _device(settings.device(base)),
+        "commit": provenance.commit(),
+        "date": date.today().isoformat(),
+        "overrides": " ".join(override for override in overrides if not override.startswith("task=")),
+    }
+    return [
+        {
+            **common,
+            **contender._asdict(),
+            "phase": phase,
+            **_spread(milliseconds),
+            "speedup_vs_dense": _speedup(times[dense][phase], milliseconds),
+            "speedup_vs_fused": _speedup(times[fused][phase], milliseconds) if phase == "iteration" else "",
+            "peak_mb": round(peak[contender]),
+        }
+        for contender, phases in times.items()
+        for phase, milliseconds in phases.items()
+        if phase == "iteration" or contender.backend != "fused"  # torch's LSTM cannot be timed inside
+    ]
+
+
+def compose(overrides: list[str], contender: Contender | None = None) -> DictConfig:
+    chosen = [f"{key}={value}" for key, value in contender._asdict().items()] if contender else []
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = hydra.compose("config", [*overrides, *chosen])
+    settings.check(cfg)
+    return cfg
+
+
+def build(cfg: DictConfig) -> Callable[[], object]:
+    """The task's training iteration."""
+    if cfg.train.threads is not None:
+        torch.set_num_threads(cfg.train.threads)
+    torch.manual_seed(cfg.seed)
+    return hydra.utils.get_method(cfg.task.trial)(cfg)
+
+
+def take_turns(
+    trials: dict[Contender, Callable[[], object]], device: torch.device, rounds: int
+) -> dict[Contender, Times]:
+    """Run every trial once a round; times after the warm-up."""
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    times: dict[Contender, Times] = {c: {phase: [] for phase in ("fp", "bp", "wg", "iteration")} for c in trials}
+    console = Console(highlight=False)
+    with console.status("warming up") as status:
+        for turn in range(WARM_UP + rounds):
+            for contender, trial in trials.items():
+                status.update(f"round {turn - WARM_UP + 1}/{rounds}: {contender.dropout} {contender.backend}")
+                synchronize()
+                start = time.perf_counter()
+                with measure(synchronize) as clock:
+                    trial()
+                synchronize()
+                seconds = {**clock.seconds, "iteration": time.perf_counter() - start}
+                if turn >= WARM_UP:
+                    for phase, value in seconds.items():
+                        times[contender][phase].append(value * 1e3)
+    return times
+
+
+def peak_megabytes(cfg: DictConfig) -> float:
+    """Peak memory of a process that trains this one contender; of the GPU where it trains on one."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_measure_peak, args=(cfg, there))
+    process.start()
+    there.close()
+    try:
+        peak: float = here.recv()
+    except EOFError:
+        raise UsageError(f"the process that measures memory died with exit code {process.exitcode}") from None
+    finally:
+        process.join()
+    return peak
+
+
+def _measure_peak(cfg: DictConfig, pipe: Any) -> None:
+    trial = build(cfg)
+    for _ in range(3):
+        trial()
+    if settings.device(cfg).type == "cuda":
+        pipe.send(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    columns = ("task", "overrides", "dropout", "backend", "phase", "median_ms", "p25_ms", "p75_ms")
+    numbers = ("speedup_vs_dense", "speedup_vs_fused", "peak_mb")
+    table = Table(*(column.replace("_", " ") for column in (*columns, *numbers)))
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in (*columns, *numbers)), end_section=row["phase"] == "iteration")
+    console = Console()
+    console.width = max(console.width, 150)
+    console.print(table)
+
+
+def _choices(value: str) -> list[str]:
+    return [value] if value[:1] in "[{" else value.split(",")
+
+
+def _spread(milliseconds: list[float]) -> dict[str, float]:
+    p25, median, p75 = statistics.quantiles(milliseconds, n=4) if len(milliseconds) > 1 else milliseconds * 3
+    return {"median_ms": round(median, 2), "p25_ms": round(p25, 2), "p75_ms": round(p75, 2)}
+
+
+def _speedup(baseline: list[float], milliseconds: list[float]) -> float:
+    return round(statistics.median(b / x for b, x in zip(baseline, milliseconds, strict=True)), 3)
+
+
+def _device(device: torch.device) -> str:
+    machine = provenance.machine(device)
+    return str(machine.get("gpu", f"{machine['cpu']} {machine['simd']}"))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UsageError as error:
+        sys.exit(f"error: {error}")
