@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 
 from rich.console import Console
-from rich.status import Status
+from rich.live import Live
 
 
 class Progress:
@@ -22,7 +22,7 @@ class Progress:
         self._console = Console(highlight=False, soft_wrap=True)
         self._total, self._done, self._unit = total, done, unit
         self._interval = 0.25 if self._console.is_terminal else log_seconds
-        self._status: Status | None = None
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._started = self._shown = time.monotonic()
         self._iterations = self._units = 0
 
@@ -42,19 +42,14 @@ class Progress:
         seconds = max(self._shown - self._started, 1e-9)
         left = (self._total - self._done - self._iterations) * seconds / max(self._iterations, 1)
         line = (
-            f"{place} · {quality} · {self._units / seconds:,.0f} {self._unit}/s"
-            f" · {seconds / max(self._iterations, 1) * 1e3:.1f} ms an iteration"
-            f" · {timedelta(seconds=round(max(left, 0)))} left"
+            f"{place} · {timedelta(seconds=round(max(left, 0)))} left · {quality}"
+            f" · {self._units / seconds:,.0f} {self._unit}/s"
         )
-        if not self._console.is_terminal:
-            self._console.print(line)
-        elif self._status is None:
-            self._status = self._console.status(line)
-            self._status.start()
+        if self._console.is_terminal:
+            self._live.start()
+            self._live.update(line, refresh=True)
         else:
-            self._status.update(line)
+            self._console.print(line)
 
     def close(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        self._live.stop()
