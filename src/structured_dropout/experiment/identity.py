@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 # Where and how a run is watched, stored and executed does not change what it computes.
 _IRRELEVANT = (
     "run",
+    "mode",
     "tracker",
     "device",
     "data.dir",
@@ -30,7 +31,17 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(key, None)
-    return config
+    config["task"] = cfg.task.name  # the rest of it names functions, or is where other keys take their values from
+    return _without_nulls(config)
+
+
+def _without_nulls(config: dict[str, Any]) -> dict[str, Any]:
+    """A key that is null says the same as no key, so that new optional keys leave old runs their names."""
+    return {
+        key: _without_nulls(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if value is not None
+    }
 
 
 def signature(cfg: DictConfig) -> str:
