@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test install clean
+.PHONY: quickstart test fuzz install clean
 
 quickstart: install ## the paper's idea in a few minutes: random against structured dropout, one table
 	$(BIN)/python run.py -m +experiment=quickstart
@@ -13,6 +13,9 @@ test: install ## lint, types, tests; the tests on real data need STRUCTURED_DROP
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+fuzz: install ## 50,000 random cases against the float64 reference
+	FUZZ_CASES=25000 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 install: $(VENV)/installed
 

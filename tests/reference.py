@@ -28,21 +28,19 @@ def linear(x, weight, bias, mask, packing: Packing):
 def lstm_layer(x, h_0, c_0, weights, masks: LayerMasks, packing: Packing) -> LayerOutput:
     outputs, h_n, c_n = [], [], []
     for d, w in enumerate(weights):
-        h, c = list(h_0[d]), list(c_0[d])  # by row of the batch
+        h, c = h_0[d], c_0[d]
         y = [None] * packing.steps
         for t in reversed(range(packing.steps)) if d else range(packing.steps):
             n = packing.sizes[t]
             x_t = x[packing.rows(t)] * factor(masks.nr, t, n, x)
-            h_t = torch.stack(h[:n]) * factor(masks.rh[d], t, n, x) if n else x.new_zeros(0, w.w_hh.shape[1])
-            gates = x_t @ w.w_ih.t() + h_t @ w.w_hh.t()
+            gates = x_t @ w.w_ih.t() + (h[:n] * factor(masks.rh[d], t, n, x)) @ w.w_hh.t()
             if w.b_ih is not None:
                 gates = gates + w.b_ih + w.b_hh
             i, f, g, o = gates.chunk(4, dim=1)
-            c_before = torch.stack(c[:n]) if n else h_t
-            c_t = f.sigmoid() * c_before + i.sigmoid() * g.tanh()
+            c_t = f.sigmoid() * c[:n] + i.sigmoid() * g.tanh()
             y[t] = o.sigmoid() * c_t.tanh()
-            h[:n], c[:n] = list(y[t]), list(c_t)
-        outputs.append(torch.cat(y) if y else x.new_zeros(0, w.w_hh.shape[1]))
-        h_n.append(torch.stack(h))
-        c_n.append(torch.stack(c))
+            h, c = torch.cat((y[t], h[n:])), torch.cat((c_t, c[n:]))
+        outputs.append(torch.cat(y))
+        h_n.append(h)
+        c_n.append(c)
     return LayerOutput(torch.cat(outputs, dim=1), torch.stack(h_n), torch.stack(c_n))

@@ -138,7 +138,7 @@ class _Direction(torch.autograd.Function):
             # d gates* = [dc, dc, dc, dh] times these (eq. 7-9 and the derivatives of sigmoid and tanh).
             slope = torch.cat(
                 (g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)), dim=1
-            ).view(len(x), 4, -1)
+            ).view(len(x), 4, w_hh.shape[1])
             dc_dh = o * (1 - tanh_c * tanh_c)
             dh, dc = dh_n.clone(), dc_n.clone()
             dgates = torch.empty_like(slope)

@@ -1,0 +1,70 @@
+"""Hold a backend against the float64 reference: outputs and the gradients of all inputs."""
+
+from dataclasses import replace
+
+import reference
+import torch
+
+from structured_dropout import DropoutPolicy, UnitMask, backends
+from structured_dropout.backends.interface import LayerMasks, Weights
+from structured_dropout.masks import draw
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Relative to the largest entry: 1e-5 in float32, 1e-12 in float64."""
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[actual.dtype]
+    scale = max(expected.abs().max().item(), 1e-30) if expected.numel() else 1.0
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance * scale)
+
+
+def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype) -> None:
+    """Compare outputs and the gradients of a random projection of them with the judge's in float64."""
+
+    def run(f, dtype):
+        leaves = [None if x is None else x.to(dtype).requires_grad_() for x in inputs]
+        outputs = f(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        torch.manual_seed(1)
+        loss = sum((y * torch.randn(y.shape, dtype=torch.float64).to(dtype)).sum() for y in outputs)
+        given = [x for x in leaves if x is not None]
+        return [*outputs, *torch.autograd.grad(loss, given)]
+
+    for actual, expected in zip(run(function, dtype), run(judge, torch.float64), strict=True):
+        assert actual.shape == expected.shape
+        close(actual, expected)
+
+
+def agree_on_layer(name, policy_or_masks, packing, sizes, directions=1, bias=True, dtype=torch.float32, seed=0) -> None:
+    torch.manual_seed(seed)
+    inputs, hidden = sizes
+    like = torch.empty(0)
+    if isinstance(policy_or_masks, DropoutPolicy):
+        sample = {"steps": packing.steps, "batch": packing.batch, "like": like}
+        nr = draw(policy_or_masks.nr, units=inputs, **sample)
+        rh = tuple(draw(policy_or_masks.rh, units=hidden, **sample) for _ in range(directions))
+        masks = LayerMasks(nr, rh)
+    else:
+        masks = policy_or_masks
+    shapes = [(4 * hidden, inputs), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,)]
+    state = (directions, packing.batch, hidden)
+    tensors = [torch.randn(packing.bounds[-1], inputs), torch.randn(state), torch.randn(state)]
+    for _ in range(directions):
+        tensors += [torch.randn(s) * hidden**-0.5 if bias or len(s) == 2 else None for s in shapes]
+
+    def layer(f):
+        def run(x, h_0, c_0, *flat):
+            weights = tuple(Weights(*flat[4 * d : 4 * d + 4]) for d in range(directions))
+            return tuple(f(x, h_0, c_0, weights, cast(masks, x), packing))
+
+        return run
+
+    agree(layer(backends.get(name).lstm_layer), layer(reference.lstm_layer), tensors, dtype)
+
+
+def cast(masks: LayerMasks, like: torch.Tensor) -> LayerMasks:
+    """Random masks hold numbers, which must have the dtype of what they multiply."""
+
+    def one(mask):
+        return mask if mask is None or isinstance(mask, UnitMask) else replace(mask, values=mask.values.to(like))
+
+    return LayerMasks(one(masks.nr), tuple(map(one, masks.rh)))

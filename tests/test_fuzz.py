@@ -1,0 +1,63 @@
+"""Random policies, rates, shapes, lengths, dtypes and strides against the float64 reference, for every backend.
+
+The same 2,000 cases each time; FUZZ_CASES=N makes it 2 N new ones.
+"""
+
+import os
+
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from judge import agree, agree_on_layer, cast
+from test_backends import BACKENDS, runs
+
+from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, backends
+from structured_dropout.backends.interface import LayerMasks
+from structured_dropout.masks import draw
+
+CASES = int(os.environ.get("FUZZ_CASES", "1000"))
+cases = settings(max_examples=CASES, deadline=None, derandomize="FUZZ_CASES" not in os.environ)
+
+rates = st.sampled_from([0.0, 0.1, 0.5, 0.8])  # beyond, 1 / (1 - p) amplifies float32 rounding itself
+sizes = st.integers(1, 70)
+dtypes = st.sampled_from([torch.float32, torch.float64])
+packings = st.one_of(
+    st.builds(Packing.padded, st.integers(1, 9), st.integers(0, 9)),
+    st.lists(st.integers(1, 9), min_size=1, max_size=9).map(lambda lengths: Packing(tuple(sorted(lengths)[::-1]))),
+)
+
+
+@st.composite
+def sites(draw):
+    case = draw(st.sampled_from(Case))
+    redraw_every = None if case.fixed else draw(st.sampled_from([None, 2, 5, "sequence"]))
+    sampling = draw(st.sampled_from(["bernoulli", "exact"])) if case.structured else "bernoulli"
+    return SiteDropout(case, draw(rates), redraw_every, sampling)
+
+
+policies = st.builds(DropoutPolicy, nr=st.none() | sites(), rh=st.none() | sites())
+
+
+@cases
+@given(policies, packings, sizes, sizes, st.sampled_from([1, 2]), st.booleans(), dtypes, st.integers(0, 2**31))
+def test_lstm_layer(policy, packing, inputs, hidden, directions, bias, dtype, seed):
+    for name in BACKENDS:
+        if runs(name, policy):
+            agree_on_layer(name, policy, packing, (inputs, hidden), directions, bias, dtype, seed)
+
+
+@cases
+@given(sites(), packings, sizes, st.integers(1, 200), st.booleans(), st.booleans(), dtypes, st.integers(0, 2**31))
+def test_linear(site, packing, inputs, outputs, bias, strided, dtype, seed):
+    torch.manual_seed(seed)
+    mask = draw(site, steps=packing.steps, batch=packing.batch, units=inputs, like=torch.empty(0))
+    x = torch.randn(packing.bounds[-1], inputs)
+    weight = torch.randn(inputs, outputs).t() if strided else torch.randn(outputs, inputs)
+    tensors = [x, weight, torch.randn(outputs) if bias else None]
+
+    def masked(linear):
+        return lambda x, weight, bias: linear(x, weight, bias, cast(LayerMasks(mask, ()), x).nr, packing)
+
+    for name in BACKENDS:
+        agree(masked(backends.get(name).linear), masked(reference.linear), tensors, dtype)
