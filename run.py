@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from structured_dropout.experiment import settings
-from structured_dropout.experiment.errors import Interrupted, TrainingDiverged, UsageError
+from structured_dropout.experiment.errors import Interrupted, StorageFailed, TrainingDiverged, UsageError
 from structured_dropout.experiment.folder import is_done
 from structured_dropout.experiment.identity import default_dir
 
@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> str:
             _log.info("already done, nothing to run")
         else:
             hydra.utils.get_method(cfg.task.recipe)(cfg)
-    except (UsageError, TrainingDiverged) as error:
+    except (UsageError, TrainingDiverged, StorageFailed) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other runs of the sweep go on
             _log.error("error: %s", error)
             return f"error: {error}"

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from structured_dropout.experiment import checkpoint
-from structured_dropout.experiment.errors import TrainingDiverged, UsageError
+from structured_dropout.experiment import checkpoint, tracking
+from structured_dropout.experiment.errors import StorageFailed, TrainingDiverged, UsageError
 
 ROOT = Path(__file__).parents[1]
 TINY = ["task=ptb_small", "train.epochs=2", "train.checkpoint_iterations=4"]
@@ -128,6 +129,31 @@ def test_a_checkpoint_is_whole_or_the_one_before(tmp_path):
         checkpoint.save(path, {"x": lambda: None})  # cannot be pickled: fails in mid-write
     assert checkpoint.load(path) == {"x": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    """A limit on the size of files stands for a full disk: both fail in mid-write."""
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"x": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(StorageFailed, match=r"checkpoint.pt cannot be written \(File too large\)"):
+            checkpoint.save(path, {"x": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert checkpoint.load(path) == {"x": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_run_outlives_its_tracker(caplog):
+    tracker = tracking.WandB.__new__(tracking.WandB)
+    tracker._run = None  # whatever is called on it raises
+    tracker.log({"valid_perplexity": 1.0}, step=1)
+    tracker.finish({"status": "finished"})
+    assert caplog.text.count("the run goes on") == 2
 
 
 def test_wandb_offline_keeps_the_run(tiny_text, tmp_path):

@@ -9,5 +9,9 @@ class TrainingDiverged(Exception):
     """The loss is no longer a sensible number."""
 
 
+class StorageFailed(Exception):
+    """A file of the run cannot be written; the one before is intact."""
+
+
 class Interrupted(Exception):
     """Ctrl-C or a scheduler's SIGTERM; a checkpoint was written."""

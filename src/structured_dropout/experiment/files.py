@@ -8,10 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from structured_dropout.experiment.errors import StorageFailed
+
 
 @contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO]:  # type: ignore[type-arg]
-    """Open a file for writing that takes its name only once it is complete and on the disk."""
+    """Open a file for writing that takes its name only once it is complete and on the disk.
+
+    Raises:
+        StorageFailed: the disk is full, or the file cannot be written for another reason.
+    """
     aside = path.with_name(path.name + ".part")
     try:
         with open(aside, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "") as file:
@@ -19,9 +25,16 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO]:  # type: ignore[type-ar
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
-        raise
+        # torch.save hides the OSError of a full disk behind a RuntimeError.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise StorageFailed(
+            f"{path} cannot be written ({cause.strerror}); the one before is intact: "
+            "make room, then run the same command again"
+        ) from error
     _sync_folder(path.parent)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,11 +58,21 @@ class WandB:
         )
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        self._run.log(metrics, step=step)
+        with self._best_effort():
+            self._run.log(metrics, step=step)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        self._run.summary.update(summary)
-        self._run.finish(exit_code=0 if summary["status"] in ("finished", "truncated") else 1)
+        with self._best_effort():
+            self._run.summary.update(summary)
+            self._run.finish(exit_code=0 if summary["status"] in ("finished", "truncated") else 1)
+
+    @contextmanager
+    def _best_effort(self) -> Iterator[None]:
+        """A tracker that dies must not take the training with it: the run's folder has everything."""
+        try:
+            yield
+        except Exception as error:
+            _log.warning("wandb: %s: %s; the run goes on and keeps its metrics itself", type(error).__name__, error)
 
 
 def open_tracker(tracker: DictConfig, config: dict[str, Any], name: str, run_id: str, folder: Path) -> Tracker:
