@@ -7,11 +7,11 @@ from functools import cache
 
 import torch
 
-from structured_dropout.backends import compact, dense, fused
+from structured_dropout.backends import compact, cpu, dense, fused
 from structured_dropout.backends.interface import Backend
 from structured_dropout.policy import DropoutPolicy
 
-_BACKENDS: dict[str, Backend] = {"dense": dense, "fused": fused, "compact": compact}
+_BACKENDS: dict[str, Backend] = {"dense": dense, "fused": fused, "compact": compact, "cpu": cpu}
 _log = logging.getLogger(__name__)
 
 
@@ -44,8 +44,9 @@ def get(name: str) -> Backend:
 
 @cache  # so that each choice is logged once
 def _auto(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str:
-    # Gathering costs a CPU more than it saves, so compact runs only where it is asked for.
-    for name in ("fused", "dense"):
+    # Where nothing can be skipped, torch's own LSTM is what to run. Gathering costs a CPU more than it saves: compact
+    # runs only where it is asked for.
+    for name in ("cpu", "fused", "dense") if policy.skips else ("fused", "dense"):
         reason = _BACKENDS[name].why_not(policy, device, dtype)
         if reason is None:
             _log.info("backend auto: %s", name)

@@ -1,0 +1,59 @@
+// Which rows share which kept units: what a structured mask means to the products.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+namespace structured_dropout {
+
+// Ascending ids of the units that some rows keep.
+struct Units {
+  const int32_t* ids;
+  int64_t count;
+
+  // Those in [first, last).
+  Units between(int64_t first, int64_t last) const {
+    const int32_t* begin = std::lower_bound(ids, ids + count, first);
+    return {begin, std::lower_bound(begin, ids + count, last) - begin};
+  }
+};
+
+// Rows [row, row + rows) of a matrix, all with the same kept units.
+struct Group {
+  int64_t row, rows;
+  Units units;
+  int64_t offset;  // of its [kept][rows] block among those of all groups, in elements
+
+  int64_t elements() const { return units.count * rows; }
+};
+
+// A block of this many rows and a panel's columns stay in the L1 cache through a product.
+constexpr int64_t kMaxGroupRows = 24;
+
+class Groups {
+ public:
+  // Adds rows [begin, end), which keep these units, as groups of even height.
+  void add(int64_t begin, int64_t end, Units units) {
+    const int64_t parts = (end - begin + kMaxGroupRows - 1) / kMaxGroupRows;
+    for (int64_t i = 0; i < parts; ++i) {
+      const int64_t first = begin + (end - begin) * i / parts, last = begin + (end - begin) * (i + 1) / parts;
+      groups_.push_back({first, last - first, units, elements_});
+      elements_ += groups_.back().elements();
+    }
+  }
+
+  // Kept values of all groups.
+  int64_t elements() const { return elements_; }
+  int64_t size() const { return groups_.size(); }
+  const Group& operator[](int64_t i) const { return groups_[i]; }
+  auto begin() const { return groups_.begin(); }
+  auto end() const { return groups_.end(); }
+
+ private:
+  std::vector<Group> groups_;
+  int64_t elements_ = 0;
+};
+
+}  // namespace structured_dropout

@@ -1,0 +1,120 @@
+// Shapes and masks of one LSTM layer, and the layouts of what its three phases share.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "mask.h"
+#include "pack.h"
+#include "sequence.h"
+
+namespace structured_dropout {
+
+// The masks as the operators take them: nr or none; rh for each direction or an empty list.
+struct LayerMasks {
+  const std::optional<at::Tensor>&nr_indices, &nr_offsets;
+  int64_t nr_steps_per_draw;
+  double nr_scale;
+  at::TensorList rh_indices, rh_offsets;
+  int64_t rh_steps_per_draw;
+  double rh_scale;
+};
+
+struct Layer {
+  Layer(int64_t input, int64_t hidden, int64_t directions, const at::Tensor& batch_sizes, const LayerMasks& masks);
+  Layer(const Layer&) = delete;  // runs refer to sequence
+
+  int64_t directions() const { return runs.size(); }
+  int64_t rows() const { return sequence.rows(); }
+  int64_t batch() const { return sequence.batch(); }
+
+  int64_t input, hidden;
+  Sequence sequence;
+  StepMask nr;                // of the input
+  std::vector<StepMask> rh;   // of the recurrent state, by direction
+  std::vector<Run> runs;      // by direction
+};
+
+// Everything of a step is stored by panel, so that the thread that owns a panel runs it from the products to the cells
+// without waiting for others. A panel has the four gates of as many hidden units as a vector has lanes.
+template <typename T>
+struct Layout {
+  explicit Layout(const Layer& layer)
+      : columns(Columns<T>::gates(layer.hidden)),
+        panels(columns.panels()),
+        directions(layer.directions()),
+        hidden(layer.hidden),
+        rows(layer.rows()),
+        batch(layer.batch()) {}
+
+  static constexpr int64_t kLanes = Simd<T>::kLanes;
+
+  // Gates, or their gradients: [directions][panels][rows][kPanel].
+  int64_t gates(int64_t d, int64_t panel, int64_t row) const { return ((d * panels + panel) * rows + row) * kPanel<T>; }
+
+  // Cells: [directions][panels][rows + batch][lanes]; the initial states of the batch follow the sequence.
+  int64_t cells(int64_t d, int64_t panel, int64_t row) const {
+    return ((d * panels + panel) * (rows + batch) + row) * kLanes;
+  }
+
+  // Packed recurrent weights: [directions][panels][hidden][kPanel].
+  int64_t recurrent(int64_t d, int64_t panel) const { return (d * panels + panel) * hidden * kPanel<T>; }
+
+  // Hidden units of a panel that exist; the other lanes are padding.
+  int64_t units(int64_t panel) const { return columns.count(panel, 0); }
+
+  Columns<T> columns;
+  int64_t panels, directions, hidden, rows, batch;
+};
+
+// Tensors in memory order, and where each begins; null if there are none.
+template <typename T>
+class Pointers {
+ public:
+  explicit Pointers(at::TensorList tensors) {
+    for (const at::Tensor& tensor : tensors) tensors_.push_back(tensor.contiguous());
+  }
+  explicit Pointers(const std::optional<at::Tensor>& tensor) {
+    if (tensor) tensors_.push_back(tensor->contiguous());
+  }
+  const T* operator[](size_t i) const { return i < tensors_.size() ? tensors_[i].const_data_ptr<T>() : nullptr; }
+
+ private:
+  std::vector<at::Tensor> tensors_;
+};
+
+// A thread's share [begin, end) of the panels of all directions: f(direction, first panel, last panel) for each.
+template <typename F>
+void by_direction(int64_t panels, int64_t begin, int64_t end, F f) {
+  for (int64_t d = begin / panels; d * panels < end; ++d) {
+    f(d, std::max<int64_t>(begin - d * panels, 0), std::min(end - d * panels, panels));
+  }
+}
+
+// For each row of the sequence the row of the cells that it starts from.
+std::vector<int64_t> previous_cells(const Layer& layer, int64_t d);
+
+// For each row of the sequence the hidden state [hidden] that it starts from, in h0 or y.
+template <typename T>
+std::vector<const T*> previous_states(const Layer& layer, int64_t d, const T* h0, const T* y) {
+  std::vector<const T*> states;
+  for (const int64_t row : previous_cells(layer, d)) {
+    const int64_t b = row - layer.rows();
+    states.push_back(b < 0 ? y + (row * layer.directions() + d) * layer.hidden
+                           : h0 + (d * layer.batch() + b) * layer.hidden);
+  }
+  return states;
+}
+
+// What a panel costs in one step, in multiply-adds; a vector of cells is worth some.
+template <typename T>
+double step_cost(const Layer& layer, int64_t t) {
+  constexpr double cell = 2000;
+  return double(layer.rh[0].step(t).elements()) * kPanel<T> + cell * layer.sequence.size(t);
+}
+
+}  // namespace structured_dropout

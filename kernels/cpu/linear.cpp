@@ -1,0 +1,191 @@
+// A linear layer whose input was dropped by units: the softmax layer of a language model, for one.
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+
+#include <tuple>
+
+#include "checks.h"
+#include "gather.h"
+#include "mask.h"
+#include "ops.h"
+#include "pack.h"
+#include "parallel.h"
+#include "products.h"
+
+namespace structured_dropout {
+namespace {
+
+// Draw d of the mask serves the rows [rows[d], rows[d + 1]).
+Groups groups_of(const Draws& draws, const at::Tensor& rows, int64_t total) {
+  TORCH_CHECK(rows.dim() == 1 && rows.scalar_type() == at::kLong && rows.numel() == draws.count() + 1,
+              "rows must be an int64 tensor of draws + 1 = ", draws.count() + 1, " bounds, got ", rows.toString(),
+              " of shape ", rows.sizes());
+  const at::Tensor contiguous = rows.contiguous();
+  const int64_t* bounds = contiguous.const_data_ptr<int64_t>();
+  TORCH_CHECK(bounds[0] == 0 && bounds[draws.count()] == total, "rows must run from 0 to ", total, ", got ", bounds[0],
+              " to ", bounds[draws.count()]);
+  Groups groups;
+  for (int64_t d = 0; d < draws.count(); ++d) {
+    TORCH_CHECK(bounds[d] <= bounds[d + 1], "rows decrease at draw ", d);
+    groups.add(bounds[d], bounds[d + 1], draws[d]);
+  }
+  return groups;
+}
+
+// One panel's columns of the rows of y [rows, outputs], to and from [rows][kPanel]; padding is zero.
+template <typename T>
+void load_panel(const T* y, int64_t outputs, int64_t panel, int64_t rows, T* out) {
+  const int64_t columns = std::min(kPanel<T>, outputs - panel * kPanel<T>);
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* from = y + row * outputs + panel * kPanel<T>;
+    T* to = out + row * kPanel<T>;
+    if (columns == kPanel<T>) {
+      std::copy_n(from, kPanel<T>, to);
+    } else {
+      std::fill(std::copy_n(from, columns, to), to + kPanel<T>, T(0));
+    }
+  }
+}
+
+template <typename T>
+void store_panel(const T* in, int64_t outputs, int64_t panel, int64_t rows, T* y) {
+  const int64_t columns = std::min(kPanel<T>, outputs - panel * kPanel<T>);
+  for (int64_t row = 0; row < rows; ++row) {
+    T* to = y + row * outputs + panel * kPanel<T>;
+    if (columns == kPanel<T>) {
+      std::copy_n(in + row * kPanel<T>, kPanel<T>, to);
+    } else {
+      std::copy_n(in + row * kPanel<T>, columns, to);
+    }
+  }
+}
+
+template <typename T>
+void fp(const T* x, const T* weight, const T* bias, int64_t rows, int64_t units, int64_t outputs, const Groups& groups, T scale, T* y) {
+  const auto columns = Columns<T>::linear(outputs);
+  const Scratch<T> gathered = gather_groups(row_pointers(x, rows, units), groups, scale);
+  parallel(columns.panels(), double(groups.elements()) * kPanel<T>, [&](int64_t begin, int64_t end) {
+    const Scratch<T> weights(units * kPanel<T>), sums(kMaxGroupRows * kPanel<T>), biases(kPanel<T>);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      pack_panel(weight, units, columns, panel, 0, units, weights.get());
+      pack_vector(bias, columns, panel, biases.get());
+      for (const Group& g : groups) {
+        for (int64_t row = 0; row < g.rows; ++row) std::copy_n(biases.get(), kPanel<T>, sums.get() + row * kPanel<T>);
+        fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums.get());
+        store_panel(sums.get(), outputs, panel, g.rows, y + g.row * outputs);
+      }
+    }
+  });
+}
+
+// A thread owns a range of units. It takes the weights in blocks of some units and panels that fit the L2 cache, and
+// passes all groups over each.
+template <typename T>
+void bp(const T* dy, const T* weight, int64_t units, int64_t outputs, const Groups& groups, T scale, T* dx) {
+  constexpr int64_t slab = 20, block = 160;
+  const auto columns = Columns<T>::linear(outputs);
+  const int64_t panels = columns.panels();
+  parallel(units, double(groups.elements()) / std::max<int64_t>(units, 1) * outputs, [&](int64_t begin, int64_t end) {
+    const Scratch<T> weights(slab * block * kPanel<T>), gradients(slab * kMaxGroupRows * kPanel<T>);
+    for (int64_t panel = 0; panel < panels; panel += slab) {
+      const int64_t count = std::min(slab, panels - panel);
+      for (int64_t first = begin; first < end; first += block) {
+        const int64_t last = std::min(first + block, end);
+        const Panels<T> w = {weights.get(), (last - first) * kPanel<T>, count};
+        for (int64_t p = 0; p < count; ++p) {
+          pack_panel(weight, units, columns, panel + p, first, last, weights.get() + p * w.stride);
+        }
+        for (const Group& g : groups) {
+          const Panels<T> d = {gradients.get(), g.rows * kPanel<T>, count};
+          for (int64_t p = 0; p < count; ++p) {
+            load_panel(dy + g.row * outputs, outputs, panel + p, g.rows, gradients.get() + p * d.stride);
+          }
+          bp(d, g.rows, w, first, g.units.between(first, last), scale, dx + g.row * units, units);
+        }
+      }
+    }
+  });
+}
+
+template <typename T>
+void wg(const T* x, const T* dy, int64_t rows, int64_t units, int64_t outputs, const Groups& groups, T scale, T* dweight, T* dbias) {
+  const auto columns = Columns<T>::linear(outputs);
+  const Scratch<T> gathered = gather_groups(row_pointers(x, rows, units), groups, scale);
+  parallel(columns.panels(), double(groups.elements()) * kPanel<T>, [&](int64_t begin, int64_t end) {
+    const Scratch<T> sums(units * kPanel<T>), gradients(kMaxGroupRows * kPanel<T>), biases(kPanel<T>);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      std::fill_n(sums.get(), units * kPanel<T>, T(0));
+      std::fill_n(biases.get(), kPanel<T>, T(0));
+      for (const Group& g : groups) {
+        load_panel(dy + g.row * outputs, outputs, panel, g.rows, gradients.get());
+        for (int64_t row = 0; row < g.rows; ++row) {
+          for (int64_t i = 0; i < kPanel<T>; ++i) biases.get()[i] += gradients.get()[row * kPanel<T> + i];
+        }
+        wg(gathered.get() + g.offset, g.rows, gradients.get(), g.units, sums.get());
+      }
+      unpack_panel(sums.get(), units, columns, panel, dweight);
+      unpack_vector(biases.get(), columns, panel, dbias);
+    }
+  });
+}
+
+}  // namespace
+
+at::Tensor linear_fp(const at::Tensor& x_, const at::Tensor& weight_, const std::optional<at::Tensor>& bias_,
+                     const at::Tensor& indices, const at::Tensor& offsets, const at::Tensor& rows, double scale) {
+  check_float("x", x_);
+  check_matrix("x", x_);
+  check_matrix("weight", weight_);
+  const int64_t units = x_.size(1), outputs = weight_.size(0);
+  check_like("weight", weight_, x_, {outputs, units});
+  if (bias_) check_like("bias", *bias_, x_, {outputs});
+  const at::Tensor x = x_.contiguous(), weight = weight_.contiguous();
+  const at::Tensor bias = bias_ ? bias_->contiguous() : at::Tensor();
+  const Draws draws(indices, offsets, units);
+  const Groups groups = groups_of(draws, rows, x.size(0));
+  at::Tensor y = at::empty({x.size(0), outputs}, x.options());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear_fp", [&] {
+    fp<scalar_t>(x.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(),
+                 bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr, x.size(0), units, outputs, groups, scale,
+                 y.data_ptr<scalar_t>());
+  });
+  return y;
+}
+
+at::Tensor linear_bp(const at::Tensor& dy_, const at::Tensor& weight_, const at::Tensor& indices,
+                     const at::Tensor& offsets, const at::Tensor& rows, double scale) {
+  check_float("dy", dy_);
+  check_matrix("dy", dy_);
+  check_matrix("weight", weight_);
+  const int64_t units = weight_.size(1), outputs = dy_.size(1);
+  check_like("weight", weight_, dy_, {outputs, units});
+  const at::Tensor dy = dy_.contiguous(), weight = weight_.contiguous();
+  const Draws draws(indices, offsets, units);
+  const Groups groups = groups_of(draws, rows, dy.size(0));
+  at::Tensor dx = at::zeros({dy.size(0), units}, dy.options());
+  AT_DISPATCH_FLOATING_TYPES(dy.scalar_type(), "linear_bp", [&] {
+    bp<scalar_t>(dy.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(), units, outputs, groups, scale,
+                 dx.data_ptr<scalar_t>());
+  });
+  return dx;
+}
+
+std::tuple<at::Tensor, at::Tensor> linear_wg(const at::Tensor& x_, const at::Tensor& dy_, const at::Tensor& indices,
+                                             const at::Tensor& offsets, const at::Tensor& rows, double scale) {
+  check_float("x", x_);
+  check_matrix("x", x_);
+  check_matrix("dy", dy_);
+  const int64_t units = x_.size(1), outputs = dy_.size(1);
+  check_like("dy", dy_, x_, {x_.size(0), outputs});
+  const at::Tensor x = x_.contiguous(), dy = dy_.contiguous();
+  const Draws draws(indices, offsets, units);
+  const Groups groups = groups_of(draws, rows, x.size(0));
+  at::Tensor dweight = at::empty({outputs, units}, x.options()), dbias = at::empty({outputs}, x.options());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear_wg", [&] {
+    wg<scalar_t>(x.const_data_ptr<scalar_t>(), dy.const_data_ptr<scalar_t>(), x.size(0), units, outputs, groups, scale,
+                 dweight.data_ptr<scalar_t>(), dbias.data_ptr<scalar_t>());
+  });
+  return {dweight, dbias};
+}
+
+}  // namespace structured_dropout

@@ -1,0 +1,179 @@
+// BP of an LSTM layer: back through the steps to the gradients of the gates, then to those of the input.
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "cell.h"
+#include "checks.h"
+#include "layer.h"
+#include "ops.h"
+#include "pack.h"
+#include "parallel.h"
+#include "products.h"
+
+namespace structured_dropout {
+namespace {
+
+// The gradients that a step hands to the one before it: of h and c, [directions][batch][panels * lanes].
+template <typename T>
+struct Carry {
+  explicit Carry(const Layout<T>& layout)
+      : stride(layout.panels * layout.kLanes),
+        dh(layout.directions * layout.batch * stride),
+        dc(layout.directions * layout.batch * stride) {}
+
+  int64_t stride;
+  Scratch<T> dh, dc;
+};
+
+// The state's gradients [directions][batch][hidden], or zeros, to the carry; and back.
+template <typename T>
+void load_state(const Layout<T>& layout, const T* state, int64_t stride, T* carry) {
+  for (int64_t row = 0; row < layout.directions * layout.batch; ++row) {
+    T* to = carry + row * stride;
+    if (state) to = std::copy_n(state + row * layout.hidden, layout.hidden, to);
+    std::fill(to, carry + (row + 1) * stride, T(0));
+  }
+}
+
+template <typename T>
+void store_state(const Layout<T>& layout, const T* carry, int64_t stride, T* state) {
+  for (int64_t row = 0; row < layout.directions * layout.batch; ++row) {
+    std::copy_n(carry + row * stride, layout.hidden, state + row * layout.hidden);
+  }
+}
+
+// Back through all steps, both directions side by side. A thread owns some hidden units: it takes a step's product for
+// them and goes on to their cells in the step before, so that threads meet once a step.
+template <typename T>
+void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const Pointers<T>& w_hh, Carry<T>& carry,
+         T* dgates) {
+  using S = Simd<T>;
+  const Layout<T> layout(layer);
+  const int64_t steps = layer.sequence.steps(), items = layout.directions * layout.panels;
+
+  const Scratch<T> recurrent(layout.recurrent(layout.directions, 0));
+  parallel(items, double(layer.hidden) * kPanel<T>, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t d = item / layout.panels, panel = item % layout.panels;
+      pack_panel(w_hh[d], layer.hidden, layout.columns, panel, 0, layer.hidden,
+                 recurrent.get() + layout.recurrent(d, panel));
+    }
+  });
+
+  std::vector<std::vector<int64_t>> cell_before;
+  for (int64_t d = 0; d < layout.directions; ++d) cell_before.push_back(previous_cells(layer, d));
+
+  const auto product = [&](int64_t d, int64_t t, int64_t first_panel, int64_t last_panel) {
+    const int64_t first = first_panel * S::kLanes, last = last_panel * S::kLanes;
+    const Panels<T> weights = {recurrent.get() + layout.recurrent(d, 0), layer.hidden * kPanel<T>, layout.panels};
+    for (const Group& g : layer.rh[d].step(t)) {
+      T* dh = carry.dh.get() + (d * layout.batch + g.row - layer.sequence.first(t)) * carry.stride;
+      for (int64_t row = 0; row < g.rows; ++row) {
+        std::fill(dh + row * carry.stride + first, dh + row * carry.stride + last, T(0));
+      }
+      const Panels<T> gradients = {dgates + layout.gates(d, 0, g.row), layout.rows * kPanel<T>, layout.panels};
+      bp(gradients, g.rows, weights, 0, g.units.between(first, last), T(layer.rh[d].scale()), dh, carry.stride);
+    }
+  };
+  const auto cell = [&](int64_t d, int64_t panel, int64_t row, int64_t b) {
+    const T* c = cells + layout.cells(d, panel, 0);
+    const int64_t state = (d * layout.batch + b) * carry.stride + panel * S::kLanes;
+    auto dh = S::load(carry.dh.get() + state);
+    if (dy) {
+      dh += S::load(dy + (row * layout.directions + d) * layer.hidden + panel * S::kLanes, layout.units(panel));
+    }
+    cell_bp(gates + layout.gates(d, panel, row), c + cell_before[d][row] * S::kLanes, c + row * S::kLanes, dh,
+            carry.dc.get() + state, dgates + layout.gates(d, panel, row));
+  };
+
+  for (int64_t s = steps; s >= 0; --s) {
+    const double cost = step_cost<T>(layer, std::min(s, steps - 1));
+    parallel(items, cost, [&](int64_t begin, int64_t end) {
+      by_direction(layout.panels, begin, end, [&](int64_t d, int64_t first, int64_t last) {
+        if (s < steps) product(d, layer.runs[d].step(s), first, last);
+        if (s == 0) return;
+        const int64_t t = layer.runs[d].step(s - 1);
+        for (int64_t panel = first; panel < last; ++panel) {
+          for (int64_t b = 0; b < layer.sequence.size(t); ++b) cell(d, panel, layer.sequence.first(t) + b, b);
+        }
+      });
+    });
+  }
+}
+
+// dx = (dgates W) * nr, as in linear.cpp: a thread owns some inputs and passes all groups over blocks of their weights.
+template <typename T>
+void input_gradient(const Layer& layer, const Pointers<T>& w_ih, const T* dgates, T* dx) {
+  constexpr int64_t slab = 20, block = 160;
+  const Layout<T> layout(layer);
+  const Groups& groups = layer.nr.sequence();
+  const double cost = double(groups.elements()) / std::max<int64_t>(layer.input, 1) * 4 * layer.hidden;
+  parallel(layer.input, cost, [&](int64_t begin, int64_t end) {
+    const Scratch<T> weights(slab * block * kPanel<T>);
+    for (int64_t d = 0; d < layout.directions; ++d) {
+      for (int64_t panel = 0; panel < layout.panels; panel += slab) {
+        const int64_t count = std::min(slab, layout.panels - panel);
+        for (int64_t first = begin; first < end; first += block) {
+          const int64_t last = std::min(first + block, end);
+          const Panels<T> w = {weights.get(), (last - first) * kPanel<T>, count};
+          for (int64_t p = 0; p < count; ++p) {
+            pack_panel(w_ih[d], layer.input, layout.columns, panel + p, first, last, weights.get() + p * w.stride);
+          }
+          for (const Group& g : groups) {
+            const Panels<T> gradients = {dgates + layout.gates(d, panel, g.row), layout.rows * kPanel<T>, count};
+            bp(gradients, g.rows, w, first, g.units.between(first, last), T(layer.nr.scale()), dx + g.row * layer.input,
+               layer.input);
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
+    const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n, const std::optional<at::Tensor>& dc_n,
+    at::TensorList w_ih, at::TensorList w_hh, const at::Tensor& gates, const at::Tensor& cells,
+    const at::Tensor& batch_sizes, const std::optional<at::Tensor>& nr_indices,
+    const std::optional<at::Tensor>& nr_offsets, int64_t nr_steps_per_draw, double nr_scale, at::TensorList rh_indices,
+    at::TensorList rh_offsets, int64_t rh_steps_per_draw, double rh_scale) {
+  check_float("gates", gates);
+  TORCH_CHECK(!w_ih.empty() && !w_hh.empty(), "w_ih or w_hh is empty");
+  check_matrix("w_ih", w_ih[0]);
+  check_matrix("w_hh", w_hh[0]);
+  const int64_t directions = w_hh.size(), input = w_ih[0].size(1), hidden = w_hh[0].size(1);
+  const Layer layer(input, hidden, directions, batch_sizes,
+                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets, rh_steps_per_draw, rh_scale});
+  check_list("w_ih", w_ih, directions, gates, {4 * hidden, input});
+  check_list("w_hh", w_hh, directions, gates, {4 * hidden, hidden});
+  if (dy) check_like("dy", *dy, gates, {layer.rows(), directions * hidden});
+  if (dh_n) check_like("dh_n", *dh_n, gates, {directions, layer.batch(), hidden});
+  if (dc_n) check_like("dc_n", *dc_n, gates, {directions, layer.batch(), hidden});
+
+  const auto options = gates.options();
+  at::Tensor dgates = at::empty_like(gates), dx = at::zeros({layer.rows(), input}, options);
+  at::Tensor dh0 = at::empty({directions, layer.batch(), hidden}, options), dc0 = at::empty_like(dh0);
+  AT_DISPATCH_FLOATING_TYPES(gates.scalar_type(), "lstm_bp", [&] {
+    using T = scalar_t;
+    const Layout<T> layout(layer);
+    check_shape("gates", gates, {directions, layout.panels, layout.rows, kPanel<T>});
+    check_like("cells", cells, gates, {directions, layout.panels, layout.rows + layout.batch, layout.kLanes});
+    const at::Tensor gates_ = gates.contiguous(), cells_ = cells.contiguous();
+    const Pointers<T> dy_(dy), dh_n_(dh_n), dc_n_(dc_n), w_ih_(w_ih), w_hh_(w_hh);
+    Carry<T> carry(layout);
+    load_state(layout, dh_n_[0], carry.stride, carry.dh.get());
+    load_state(layout, dc_n_[0], carry.stride, carry.dc.get());
+    run(layer, dy_[0], gates_.const_data_ptr<T>(), cells_.const_data_ptr<T>(), w_hh_, carry, dgates.data_ptr<T>());
+    store_state(layout, carry.dh.get(), carry.stride, dh0.data_ptr<T>());
+    store_state(layout, carry.dc.get(), carry.stride, dc0.data_ptr<T>());
+    input_gradient(layer, w_ih_, dgates.const_data_ptr<T>(), dx.data_ptr<T>());
+  });
+  return {dgates, dx, dh0, dc0};
+}
+
+}  // namespace structured_dropout

@@ -1,0 +1,83 @@
+// WG of an LSTM layer: the gradients of its weights, from those of the gates and from what its products read.
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+#include "gather.h"
+#include "layer.h"
+#include "ops.h"
+#include "pack.h"
+#include "parallel.h"
+#include "products.h"
+
+namespace structured_dropout {
+namespace {
+
+// One panel of dweight = dgates^T (inputs * mask), for inputs gathered by group.
+template <typename T>
+void weight_gradient(const Groups& groups, const T* gathered, const T* dgates, int64_t units, const Columns<T>& columns,
+                     int64_t panel, T* sums, T* dweight) {
+  std::fill_n(sums, units * kPanel<T>, T(0));
+  for (const Group& g : groups) wg(gathered + g.offset, g.rows, dgates + g.row * kPanel<T>, g.units, sums);
+  unpack_panel(sums, units, columns, panel, dweight);
+}
+
+// The gradients of direction d.
+template <typename T>
+void direction(const Layer& layer, int64_t d, const T* inputs, const T* h0, const T* y, const T* dgates, T* dw_ih,
+               T* dw_hh, T* db) {
+  const Layout<T> layout(layer);
+  const Groups &nr = layer.nr.sequence(), &rh = layer.rh[d].sequence();
+  const Scratch<T> states = gather_groups(previous_states(layer, d, h0, y), rh, T(layer.rh[d].scale()));
+  parallel(layout.panels, double(nr.elements() + rh.elements()) * kPanel<T>, [&](int64_t begin, int64_t end) {
+    const Scratch<T> sums(std::max(layer.input, layer.hidden) * kPanel<T>), bias(kPanel<T>);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const T* gradients = dgates + layout.gates(d, panel, 0);
+      weight_gradient(nr, inputs, gradients, layer.input, layout.columns, panel, sums.get(), dw_ih);
+      weight_gradient(rh, states.get(), gradients, layer.hidden, layout.columns, panel, sums.get(), dw_hh);
+      sum_rows(gradients, layout.rows, bias.get());
+      unpack_vector(bias.get(), layout.columns, panel, db);
+    }
+  });
+}
+
+}  // namespace
+
+std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Tensor>> lstm_wg(
+    const at::Tensor& x, const at::Tensor& h0, const at::Tensor& y, const at::Tensor& dgates,
+    const at::Tensor& batch_sizes, const std::optional<at::Tensor>& nr_indices,
+    const std::optional<at::Tensor>& nr_offsets, int64_t nr_steps_per_draw, double nr_scale, at::TensorList rh_indices,
+    at::TensorList rh_offsets, int64_t rh_steps_per_draw, double rh_scale) {
+  check_float("x", x);
+  check_matrix("x", x);
+  TORCH_CHECK(h0.dim() == 3, "h0 must have shape [directions, batch, hidden], has ", h0.sizes());
+  const int64_t directions = h0.size(0), input = x.size(1), hidden = h0.size(2);
+  const Layer layer(input, hidden, directions, batch_sizes,
+                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets, rh_steps_per_draw, rh_scale});
+  check_shape("x", x, {layer.rows(), input});
+  check_like("h0", h0, x, {directions, layer.batch(), hidden});
+  check_like("y", y, x, {layer.rows(), directions * hidden});
+
+  std::vector<at::Tensor> dw_ih, dw_hh, db;
+  const at::Tensor x_ = x.contiguous(), h0_ = h0.contiguous(), y_ = y.contiguous(), dgates_ = dgates.contiguous();
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "lstm_wg", [&] {
+    using T = scalar_t;
+    check_like("dgates", dgates, x, {directions, Layout<T>(layer).panels, layer.rows(), kPanel<T>});
+    const Scratch<T> inputs =
+        gather_groups(row_pointers(x_.const_data_ptr<T>(), layer.rows(), input), layer.nr.sequence(), T(layer.nr.scale()));
+    for (int64_t d = 0; d < directions; ++d) {
+      dw_ih.push_back(at::empty({4 * hidden, input}, x.options()));
+      dw_hh.push_back(at::empty({4 * hidden, hidden}, x.options()));
+      db.push_back(at::empty({4 * hidden}, x.options()));
+      direction(layer, d, inputs.get(), h0_.const_data_ptr<T>(), y_.const_data_ptr<T>(), dgates_.const_data_ptr<T>(),
+                dw_ih[d].data_ptr<T>(), dw_hh[d].data_ptr<T>(), db[d].data_ptr<T>());
+    }
+  });
+  return {dw_ih, dw_hh, db};
+}
+
+}  // namespace structured_dropout
