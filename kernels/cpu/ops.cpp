@@ -1,4 +1,5 @@
 #include "ops.h"
+#include "simd.h"
 
 #include <torch/library.h>
 
@@ -9,6 +10,7 @@
   "Tensor[] rh_indices, Tensor[] rh_offsets, int rh_steps_per_draw, float rh_scale"
 
 TORCH_LIBRARY(structured_dropout, m) {
+  m.def("vector_bytes() -> int", [] { return int64_t(structured_dropout::kVectorBytes); });  // the layout of gates and cells
   m.def("linear_fp(Tensor x, Tensor weight, Tensor? bias, Tensor indices, Tensor offsets, Tensor rows, float scale) -> Tensor");
   m.def("linear_bp(Tensor dy, Tensor weight, Tensor indices, Tensor offsets, Tensor rows, float scale) -> Tensor");
   m.def("linear_wg(Tensor x, Tensor dy, Tensor indices, Tensor offsets, Tensor rows, float scale)"
