@@ -55,12 +55,15 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
   const Layout<T> layout(layer);
   const int64_t steps = layer.sequence.steps(), items = layout.directions * layout.panels;
 
-  const Scratch<T> recurrent(layout.recurrent(layout.directions, 0));
+  // U by unit, [directions][hidden][panels][kPanel]: each step streams whole rows of it from memory. The vector between
+  // rows keeps the rows of a power-of-two size from all falling into the same sets of the cache.
+  const int64_t unit = layout.panels * kPanel<T> + layout.kLanes;
+  const Scratch<T> recurrent(layout.directions * layer.hidden * unit);
   parallel(items, double(layer.hidden) * kPanel<T>, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t d = item / layout.panels, panel = item % layout.panels;
       pack_panel(w_hh[d], layer.hidden, layout.columns, panel, 0, layer.hidden,
-                 recurrent.get() + layout.recurrent(d, panel));
+                 recurrent.get() + d * layer.hidden * unit + panel * kPanel<T>, unit);
     }
   });
 
@@ -69,7 +72,7 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
 
   const auto product = [&](int64_t d, int64_t t, int64_t first_panel, int64_t last_panel) {
     const int64_t first = first_panel * S::kLanes, last = last_panel * S::kLanes;
-    const Panels<T> weights = {recurrent.get() + layout.recurrent(d, 0), layer.hidden * kPanel<T>, layout.panels};
+    const Panels<T> weights = {recurrent.get() + d * layer.hidden * unit, kPanel<T>, layout.panels, unit};
     for (const Group& g : layer.rh[d].step(t)) {
       T* dh = carry.dh.get() + (d * layout.batch + g.row - layer.sequence.first(t)) * carry.stride;
       for (int64_t row = 0; row < g.rows; ++row) {

@@ -51,9 +51,10 @@ bool for_blocks(int64_t begin, int64_t end, F f) {
   return true;
 }
 
-// One panel of the units [begin, end) of w [columns, units]: out is [end - begin][kPanel], padding is zero.
+// One panel of the units [begin, end) of w [columns, units]: kPanel values every `stride` of out; padding is zero.
 template <typename T>
-void pack_panel(const T* w, int64_t units, const Columns<T>& columns, int64_t panel, int64_t begin, int64_t end, T* out) {
+void pack_panel(const T* w, int64_t units, const Columns<T>& columns, int64_t panel, int64_t begin, int64_t end, T* out,
+                int64_t stride = kPanel<T>) {
   using S = Simd<T>;
   for (int v = 0; v < kPanelVectors; ++v) {
     const T* from = w + columns.first(panel, v) * units;
@@ -67,11 +68,11 @@ void pack_panel(const T* w, int64_t units, const Columns<T>& columns, int64_t pa
         for (int64_t i = 0; i < count; ++i) block[i] = S::load(from + i * units + u);
       }
       S::transpose(block);
-      for (int i = 0; i < S::kLanes; ++i) S::store(to + (u - begin + i) * kPanel<T>, block[i]);
+      for (int i = 0; i < S::kLanes; ++i) S::store(to + (u - begin + i) * stride, block[i]);
     });
     if (done) continue;
     for (int64_t u = begin; u < end; ++u) {
-      for (int64_t i = 0; i < S::kLanes; ++i) to[(u - begin) * kPanel<T> + i] = i < count ? from[i * units + u] : T(0);
+      for (int64_t i = 0; i < S::kLanes; ++i) to[(u - begin) * stride + i] = i < count ? from[i * units + u] : T(0);
     }
   }
 }

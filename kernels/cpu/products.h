@@ -127,12 +127,13 @@ void wg(const T* a, int64_t rows, const T* g, Units units, T* d) {
   });
 }
 
-// Panels [panel][row or unit][kPanel] of gradients or weights.
+// Panels of gradients or weights: kPanel values for each row or unit.
 template <typename T>
 struct Panels {
   const T* data;
   int64_t stride;  // from one panel to the next
   int64_t count;
+  int64_t unit = kPanel<T>;  // from one row or unit to the next
 };
 
 // sums [Rows][Kept] += g w^T over all columns of the panels, still one vector a sum.
@@ -151,7 +152,7 @@ void bp_tile(Panels<T> g, Panels<T> w, const int32_t* ids, typename Simd<T>::Vec
     for (int64_t column = 0; column < kPanel<T>; column += S::kLanes) {
       typename S::Vector weight[Kept];
 #pragma GCC unroll 8
-      for (int k = 0; k < Kept; ++k) S::pin(weight[k] = S::load(wp + ids[k] * kPanel<T> + column));
+      for (int k = 0; k < Kept; ++k) S::pin(weight[k] = S::load(wp + ids[k] * w.unit + column));
 #pragma GCC unroll 8
       for (int i = 0; i < Rows; ++i) {
         const typename S::Vector gradient = S::load(gp + i * kPanel<T> + column);
@@ -168,7 +169,7 @@ void bp_tile(Panels<T> g, Panels<T> w, const int32_t* ids, typename Simd<T>::Vec
 }
 
 // The kept columns of dx (row stride lddx) += scale * g w^T, for the gradient panels g [panel][rows][kPanel] and the
-// kept rows of the weight panels w [panel][units][kPanel], which begin at unit first. BP, figure 2b.
+// kept units of the weight panels w, which begin at unit first. BP, figure 2b.
 template <typename T>
 void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T scale, T* dx, int64_t lddx) {
   using S = Simd<T>;
@@ -178,7 +179,7 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T sc
     for (int i = 0; i < kept; ++i) ids[i] = units.ids[k + i] - first;
     for (int64_t panel = 0; panel < g.count; panel += kBpBlock) {
       const int64_t count = std::min(kBpBlock, g.count - panel);
-      const Panels<T> weights = {w.data + panel * w.stride, w.stride, count};
+      const Panels<T> weights = {w.data + panel * w.stride, w.stride, count, w.unit};
       for_tiles<kDotRows>(rows, [&](int64_t row, auto height) {
         const Panels<T> gradients = {g.data + panel * g.stride + row * kPanel<T>, g.stride, count};
         bp_tile<T, height(), kept()>(gradients, weights, ids, sums + row * kept);
