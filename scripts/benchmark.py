@@ -168,7 +168,16 @@ def _measure_peak(cfg: DictConfig, pipe: Any) -> None:
     if settings.device(cfg).type == "cuda":
         pipe.send(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        pipe.send(_peak_resident_kilobytes() / 2**10)
+
+
+def _peak_resident_kilobytes() -> int:
+    """Of this process alone: on Linux getrusage also counts what its parent had when it was forked."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def show(rows: list[dict[str, Any]]) -> None:
