@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test fuzz install clean
+.PHONY: quickstart test fuzz asan install clean
 
 quickstart: install ## the paper's idea in a few minutes: random against structured dropout, one table
 	$(BIN)/python run.py -m +experiment=quickstart
@@ -16,6 +16,10 @@ test: install ## lint, types, tests; the tests on real data need STRUCTURED_DROP
 
 fuzz: install ## 50,000 random cases against the float64 reference
 	FUZZ_CASES=25000 $(BIN)/python -m pytest -q tests/test_fuzz.py
+
+asan: install ## the kernels' tests under the address sanitizer
+	LD_PRELOAD=$$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 STRUCTURED_DROPOUT_CXXFLAGS="-fsanitize=address -g" \
+	$(BIN)/python -m pytest -q tests/test_backends.py tests/test_cpu_kernels.py -k "cpu and not build and not compiler"
 
 install: $(VENV)/installed
 

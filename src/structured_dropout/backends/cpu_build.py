@@ -22,7 +22,7 @@ import torch
 
 _NAME = "structured_dropout_cpu"
 # OpenMP for at::parallel_for's header; not linked, so that torch's own runtime is the only one.
-_FLAGS = ["-O3", "-march=native", "-std=c++20", "-fopenmp"]
+_FLAGS = ["-O3", "-march=native", "-std=c++20", "-fopenmp", *os.environ.get("STRUCTURED_DROPOUT_CXXFLAGS", "").split()]
 _log = logging.getLogger(__name__)
 
 
@@ -40,15 +40,19 @@ def load_kernels() -> str | None:
 
 
 def _load(compiler: str) -> None:
-    from torch.utils import cpp_extension
-
     sources = _sources()
-    root = Path(cpp_extension.get_default_build_root()) / _NAME
+    cache = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
+    root = Path(cache) / _NAME
     library = root / f"{_fingerprint(compiler, sources)}.so"
     if library.exists():
-        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
-        return
+        try:
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+            return
+        except OSError as error:
+            _log.warning("%s cannot be loaded (%s): building it again", library, error)
     _log.info("building the CPU kernels into %s: once a machine, about a minute", root)
+    from torch.utils import cpp_extension  # takes a second, which a finished build need not wait for
+
     root.mkdir(parents=True, exist_ok=True)
     with _scripts_on_path(), tempfile.TemporaryDirectory(dir=root) as folder:
         cpp_extension.load(
