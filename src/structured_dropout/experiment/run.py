@@ -98,6 +98,7 @@ class Run:
     def __enter__(self) -> Self:
         cfg = self.cfg
         self._folder = RunFolder(cfg)
+        self._commit = provenance.commit()  # of the code that was loaded, whatever is checked out by the end
         if cfg.train.threads is not None:
             torch.set_num_threads(cfg.train.threads)
         random.seed(cfg.seed)
@@ -259,7 +260,7 @@ class Run:
             "resumed": self._resumed,
             "data": self._data,
             "command": self.cfg.run.command,
-            "commit": provenance.commit(),
+            "commit": self._commit,
             "machine": provenance.machine(self.device),
             "versions": provenance.versions(),
         }
