@@ -45,11 +45,8 @@ def _load(compiler: str) -> None:
     root = Path(cache) / _NAME
     library = root / f"{_fingerprint(compiler, sources)}.so"
     if library.exists():
-        try:
-            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
-            return
-        except OSError as error:
-            _log.warning("%s cannot be loaded (%s): building it again", library, error)
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+        return
     _log.info("building the CPU kernels into %s: once a machine, about a minute", root)
     from torch.utils import cpp_extension  # takes a second, which a finished build need not wait for
 
