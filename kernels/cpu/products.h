@@ -23,10 +23,9 @@ constexpr int kDotUnits = kVectorRegisters == 32 ? 6 : 4;
 
 // Kept units whose panel rows stay in the L1 cache while the tiles of a group pass over them.
 constexpr int64_t kFpBlock = 64;
-#ifndef KBP
-#define KBP 10
-#endif
-constexpr int64_t kBpBlock = KBP;
+
+// Panels of gradients and weights that the tiles of a group pass over before they go on to the next ones.
+constexpr int64_t kBpBlock = 10;
 
 // Calls f(size) with a size in [1, Max] as a compile-time constant.
 template <int Max, typename F>

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 import torch
@@ -11,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from structured_dropout import DropoutPolicy, SiteDropout, backends
 from structured_dropout.experiment.errors import UsageError
 
-_log = logging.getLogger(__name__)
 _MAY_BE_ZERO = {"decay_after", "seed"}
 
 
