@@ -109,4 +109,6 @@ class Stretch(Sequence[Batch]):
         return self.steps
 
     def __getitem__(self, i: int) -> Batch:  # type: ignore[override]
+        if not 0 <= i < self.steps:
+            raise IndexError(i)
         return self.passes[self.first + i]
