@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from structured_dropout import Case, SiteDropout, backends
+from structured_dropout import Case, DropoutPolicy, SiteDropout, backends
 from structured_dropout.masks import Packing, draw
 from structured_dropout.steps import StepLinear, lstm_cell
 
 STEPS, BATCH, INPUT, OUTPUT = 5, 3, 13, 8
-BACKENDS = ["dense", "fused", "compact"]
+CPU = torch.device("cpu")
+BACKENDS = [
+    name for name in backends.names() if backends.get(name).why_not(DropoutPolicy(), CPU, torch.float32) is None
+]
 SITES = {
     "none": None,
     "random": SiteDropout(Case.I, 0.5),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from omegaconf import DictConfig
 
+from structured_dropout import DropoutPolicy, SiteDropout
 from structured_dropout.experiment import settings
 from tasks.nmt.batches import Vocabulary
 from tasks.nmt.model import build
@@ -48,6 +49,33 @@ def trial(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
         negative_log_likelihood(model, logits, tgt).backward()
 
     return {"encoder": encoder, "decoder": decoder, "projection": projection}[part]
+
+
+def bound(cfg: DictConfig, part: str = "model") -> float:
+    """All multiplications of the products over those that are left under this dropout, forward or backward alike."""
+    everything, left = (
+        _multiplications(cfg, policy) for policy in (DropoutPolicy(), settings.policy(cfg, layers=cfg.model.layers))
+    )
+    parts = left if part == "model" else [part]
+    return sum(everything[name] for name in parts) / sum(left[name] for name in parts)
+
+
+def _multiplications(cfg: DictConfig, policy: DropoutPolicy) -> dict[str, float]:
+    """Of a sentence pair, by part."""
+    shape, layers, hidden = cfg.task.trial_shape, range(cfg.model.layers), cfg.model.hidden_size
+    source, target = shape.src_words, shape.tgt_words + 1
+
+    def kept(site: SiteDropout | None, layer: int = 0) -> float:
+        return 1 - site.rate(layer) if site is not None and site.case.structured else 1.0
+
+    nr, rh = (sum(kept(site, layer) for layer in layers) for site in (policy.nr, policy.rh))
+    output, last = kept(policy.output), kept(policy.rh, cfg.model.layers - 1)
+    attention = (2 * source + target) * last * hidden**2 + 2 * source * target * hidden
+    return {
+        "encoder": source * 4 * hidden**2 * (nr + rh),
+        "decoder": target * 4 * hidden**2 * (nr + rh + output) + attention,
+        "projection": target * hidden * shape.tgt_vocabulary * output,
+    }
 
 
 def made_up_vocabulary(src: int, tgt: int) -> Vocabulary:

@@ -1,6 +1,5 @@
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from nmt.conftest import write_pairs
 
+from run import task_function
+from structured_dropout.experiment import settings
 from structured_dropout.experiment.errors import UsageError
-from tasks.nmt.trial import trial
+from tasks.nmt import translate
+from tasks.nmt.trial import bound, trial
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("nmt_de_en", "nmt_en_vi", "nmt_multi30k")
@@ -47,12 +48,12 @@ def test_every_pair_of_task_and_dropout_trains(launch, tiny_pairs, tmp_path, tas
 
 
 @pytest.mark.parametrize("dropout", ["nr_random", "nr_rh_st"])
-def test_it_learns_to_turn_sentences_round(launch, tmp_path, dropout):
-    pairs = write_pairs(tmp_path, {"train": 1500, "valid": 40, "test": 60}, words=20, longest=6)
+def test_it_learns_to_turn_sentences_round(launch, backwards, tmp_path, dropout):
+    pairs = backwards(tmp_path, {"train": 3000, "valid": 40, "test": 100}, words=10, longest=5)
     launch(
         "task=nmt_multi30k", *pairs, f"dropout={dropout}", f"run.dir={tmp_path}", "device=cpu",
-        "task.rates.rh=.1", "task.rates.output=.1", "task.rates.nr=[0,.1]", "model.hidden_size=48",
-        "train.epochs=1", "train.steps=1100", "train.batch=32", "train.decay_after=850", "train.decay_every=100",
+        "task.rates.rh=.1", "task.rates.output=.1", "task.rates.nr=[0,.1]", "model.hidden_size=64", "model.init=.3",
+        "train.epochs=1", "train.steps=900", "train.batch=32", "train.decay_after=600", "train.decay_every=100",
         "translate.max_length=10",
     )  # fmt: skip
     summary = result(tmp_path)
@@ -122,6 +123,16 @@ def test_the_benchmark_can_run_every_part(compose, dropout, part):
     iteration()
 
 
+def test_what_dropout_allows(compose):
+    """Section 4.2's sizes: 50,000 words, 512 units, p = .3."""
+    allowed = {dropout: bound(compose("task=nmt_de_en", f"dropout={dropout}")) for dropout in DROPOUTS}
+    assert allowed["none"] == allowed["nr_random"] == 1
+    assert 1.3 < allowed["nr_st"] < allowed["nr_rh_st"] < 1 / 0.7
+    parts = {part: bound(compose("task=nmt_de_en", "dropout=nr_st"), part) for part in ("encoder", "projection")}
+    assert parts["projection"] == pytest.approx(1 / 0.7)
+    assert parts["encoder"] == pytest.approx(4 / 3.7)  # one of its four products
+
+
 def test_translate_mode(unbroken, tmp_path):
     source = tmp_path / "source.txt"
     source.write_text("w1 w2 w3\n\nnever seen\n")
@@ -137,25 +148,33 @@ def test_translate_mode(unbroken, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["mode=translate"], "error: mode=translate needs checkpoint and src"),
-        (["mode=translate", "checkpoint=nowhere.pt", "src=README.md"], "error: checkpoint=nowhere.pt does not exist"),
-        (["mode=translate", "checkpoint=README.md", "src=nowhere.txt"], "error: nowhere.txt cannot be read"),
-        (["mode=translate", "checkpoint=README.md", "src=README.md"], "error: README.md is damaged"),
-        (["mode=dance"], "error: task=nmt_multi30k has no mode=dance: choose train, translate"),
-        (["mode=translate", "task=ptb_small"], "error: task=ptb_small has no mode=translate: choose train"),
+        ([], "mode=translate needs checkpoint and src"),
+        (["checkpoint=nowhere.pt", f"src={ROOT}/README.md"], "checkpoint=nowhere.pt does not exist"),
+        (["checkpoint=nowhere.pt", "src=nowhere.txt"], "nowhere.txt cannot be read"),
+        ([f"checkpoint={ROOT}/README.md", f"src={ROOT}/README.md"], "README.md is damaged"),
     ],
 )
-def test_modes_refuse_in_one_line(overrides, message):
-    answer = run("task=nmt_multi30k", *overrides)
-    assert answer.returncode != 0
-    assert message in answer.stderr
-    assert "Traceback" not in answer.stderr
+def test_what_cannot_be_translated(compose, overrides, message):
+    with pytest.raises(UsageError, match=message):
+        translate.main(compose("task=nmt_multi30k", "mode=translate", *overrides))
 
 
-def test_without_the_extra_the_error_names_it(tmp_path):
-    (tmp_path / "onmt.py").write_text("raise ImportError")
-    hide = "import sys; sys.modules['onmt'] = None; sys.argv = ['run.py', 'task=nmt_multi30k']; import run; run.main()"
-    answer = subprocess.run(
-        [sys.executable, "-c", hide], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
-    )
-    assert "error: task=nmt_multi30k needs onmt: pip install 'structured-dropout[nmt]'" in answer.stderr
+def test_a_checkpoint_of_another_task_is_refused(launch, compose, tiny_text, tmp_path):
+    launch(*tiny_text, "task=ptb_small", "train.max_iterations=1", f"run.dir={tmp_path}")
+    overrides = [f"checkpoint={tmp_path}/checkpoint.pt", f"src={ROOT}/README.md"]
+    with pytest.raises(UsageError, match="is not of a translation model"):
+        translate.main(compose("task=nmt_multi30k", "mode=translate", *overrides))
+
+
+def test_a_mode_that_the_task_does_not_have(compose):
+    with pytest.raises(UsageError, match="task=nmt_multi30k has no mode=dance: choose train, translate"):
+        task_function(compose("task=nmt_multi30k", "mode=dance"))
+    with pytest.raises(UsageError, match="task=ptb_small has no mode=translate: choose train"):
+        task_function(compose("task=ptb_small", "mode=translate"))
+
+
+def test_without_the_extra_the_error_names_it(compose, monkeypatch):
+    monkeypatch.setattr(settings, "find_spec", lambda module: None if module == "onmt" else module)
+    with pytest.raises(UsageError, match=r"task=nmt_multi30k needs onmt: pip install 'structured-dropout\[nmt\]'"):
+        settings.check_packages(compose("task=nmt_multi30k"))
+    settings.check_packages(compose("task=ptb_small"))
