@@ -25,6 +25,9 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.src)
 
+    def first(self, number: int) -> Pairs:
+        return Pairs(self.src[:number], self.tgt[:number])
+
     def up_to(self, words: int) -> Pairs:
         """The pairs of which neither sentence is longer, or empty."""
         fits = [pair for pair in zip(self.src, self.tgt, strict=True) if all(0 < len(s.split()) <= words for s in pair)]
@@ -124,6 +127,9 @@ def load(data: DictConfig) -> Corpus:
     splits["train"] = splits["train"].up_to(data.max_length)
     if not len(splits["train"]):
         raise UsageError(f"no training pair has sentences of 1 to data.max_length={data.max_length} words")
+    if data.evaluate_on is not None:
+        notes.append(f"BLEU of the first {data.evaluate_on} sentences")
+        splits |= {split: splits[split].first(data.evaluate_on) for split in ("valid", "test")}
     provenance = {
         "name": data.name,
         "exact": not notes,

@@ -58,3 +58,8 @@ class Masks:
 def dropped(x: Tensor, mask: Mask | None) -> Tensor:
     """x [steps, batch, units], masked and scaled."""
     return x if mask is None else mask.apply(x.flatten(0, 1), Packing.padded(*x.shape[:2])).view_as(x)
+
+
+def factors(mask: Mask | None, steps: int, batch: int, units: int, like: Tensor) -> Tensor | None:
+    """What the steps are multiplied with [steps, batch, units]."""
+    return None if mask is None else dropped(like.new_ones(steps, batch, units), mask)

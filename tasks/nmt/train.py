@@ -14,10 +14,10 @@ import torch
 from omegaconf import DictConfig
 from onmt.utils.optimizers import Optimizer, exponential_decay
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.run import Run
+from structured_dropout.loss import cross_entropy_
 from tasks.nmt import data
 from tasks.nmt.batches import Passes, Stretch, Vocabulary
 from tasks.nmt.model import TranslationModel, build
@@ -70,6 +70,6 @@ def step(model: TranslationModel, optimizer: Optimizer, src: Tensor, lengths: Te
 
 
 def negative_log_likelihood(model: TranslationModel, logits: Tensor, tgt: Tensor) -> Tensor:
-    """Of the words that follow <s>, summed."""
+    """Of the words that follow <s>, summed. The logits are lost."""
     padding = model.decoder.embeddings.word_padding_idx
-    return F.cross_entropy(logits.flatten(0, 1), tgt[1:].flatten(), ignore_index=padding, reduction="sum")
+    return cross_entropy_(logits.flatten(0, 1), tgt[1:].flatten(), ignore_index=padding)

@@ -62,6 +62,9 @@ def translate(
 ) -> list[str]:
     """The translation of each line; an empty one stays empty. The model is left in eval mode.
 
+    A translation ends with </s>, at ``max_length`` words, or at twice its source's words and ten: a model that has
+    learned nothing does not end by itself, and would take far longer than one that has.
+
     Args:
         beam: how many hypotheses are followed; 1 is greedy.
         options: ``max_length`` of a translation in words, sentences in a ``batch``.
@@ -69,10 +72,12 @@ def translate(
     # Sentences of equal length together: a batch takes as long as its longest.
     order = sorted((i for i, line in enumerate(lines) if line), key=lambda i: len(lines[i].split()))
     translations = [""] * len(lines)
-    if order:
-        translator = _translator(model.eval(), vocabulary, beam, options.max_length)
-        _, best = translator.translate([lines[i] for i in order], batch_size=options.batch)
-        for i, (line, *_) in zip(order, best, strict=True):
+    translator = _translator(model.eval(), vocabulary, beam)
+    for start in range(0, len(order), options.batch):
+        batch = order[start : start + options.batch]
+        translator.max_length = min(options.max_length, 2 * len(lines[batch[-1]].split()) + 10)
+        _, best = translator.translate([lines[i] for i in batch], batch_size=len(batch))
+        for i, (line, *_) in zip(batch, best, strict=True):
             translations[i] = line
     return translations
 
@@ -87,7 +92,7 @@ def signature() -> str:
     return str(_metric.get_signature())
 
 
-def _translator(model: nn.Module, vocabulary: Vocabulary, beam: int, max_length: int) -> Translator:
+def _translator(model: nn.Module, vocabulary: Vocabulary, beam: int) -> Translator:
     device = next(model.parameters()).device
     reader = inputters.TextDataReader()
     return Translator(
@@ -96,7 +101,6 @@ def _translator(model: nn.Module, vocabulary: Vocabulary, beam: int, max_length:
         reader,
         reader,
         gpu=-1 if device.type == "cpu" else device.index or torch.cuda.current_device(),
-        max_length=max_length,
         beam_size=beam,
         global_scorer=GNMTGlobalScorer(0.0, 0.0, "none", "none"),
         dump_beam="",

@@ -47,6 +47,15 @@ def test_long_pairs_are_left_out(parallel):
         load(data)
 
 
+def test_a_trial_can_evaluate_on_less_and_says_so(parallel):
+    data = parallel()
+    data.evaluate_on = 1
+    corpus = load(data)
+    assert corpus.provenance["pairs"] == {"train": 2, "valid": 1, "test": 1}
+    assert not corpus.provenance["exact"]
+    assert corpus.provenance["note"] == "BLEU of the first 1 sentences"
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
