@@ -5,7 +5,8 @@
 Every contender and both baselines (the task's baseline policy under ``dense`` and under ``fused``, torch's own LSTM)
 run in one process, in turn, round after round, so that a machine that slows down slows all of them. A speed-up is the
 median of the ratios of each round. Overrides are run.py's; commas sweep, and each combination of the keys other
-than dropout and backend is a race of its own. Further keys: output=FILE rounds=N.
+than dropout and backend is a race of its own, as is each part of a model (``task.parts``). Further keys: output=FILE
+rounds=N part=PART.
 """
 
 from __future__ import annotations
@@ -55,21 +56,25 @@ def main(arguments: list[str]) -> None:
     output, rounds = options.pop("output", None), int(options.pop("rounds", 15))
     dropouts = options.pop("dropout", "nr_st,nr_rh_st").split(",")
     backends = options.pop("backend", "auto").split(",")
+    parts = options.pop("part", None)
     rows = []
     for values in itertools.product(*(_choices(value) for value in options.values())):
         overrides = [f"{key}={value}" for key, value in zip(options, values, strict=True)]
-        rows += race(overrides, dropouts, backends, rounds)
+        for part in parts.split(",") if parts else compose(overrides).task.get("parts", ["model"]):
+            rows += race(overrides, dropouts, backends, rounds, part)
     show(rows)
     if output:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         with open(output, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         print(f"written: {output}")
 
 
-def race(overrides: list[str], dropouts: list[str], backends: list[str], rounds: int) -> list[dict[str, Any]]:
+def race(
+    overrides: list[str], dropouts: list[str], backends: list[str], rounds: int, part: str = "model"
+) -> list[dict[str, Any]]:
     """Time all contenders under these overrides; a row for each one's phases."""
     base = compose(overrides)
     dense, fused = Contender(base.task.baseline, "dense"), Contender(base.task.baseline, "fused")
@@ -78,12 +83,14 @@ def race(overrides: list[str], dropouts: list[str], backends: list[str], rounds:
         cfg = compose(overrides, Contender(dropout, backend))
         policy = settings.policy(cfg, layers=cfg.model.layers)
         configs[Contender(dropout, settings.backend(cfg, policy))] = cfg
-    peak = {contender: peak_megabytes(cfg) for contender, cfg in configs.items()}
-    times = take_turns({contender: build(cfg) for contender, cfg in configs.items()}, settings.device(base), rounds)
+    peak = {contender: peak_megabytes(cfg, part) for contender, cfg in configs.items()}
+    trials = {contender: build(cfg, part) for contender, cfg in configs.items()}
+    times = take_turns(trials, settings.device(base), rounds)
+    allowed = {contender: allowed_speedup(cfg, part) for contender, cfg in configs.items()}
 
     common = {
         "task": base.task.name,
-        "part": "model",
+        "part": part,
         "threads": torch.get_num_threads(),
         "device": _device(settings.device(base)),
         "commit": provenance.commit(),
@@ -99,6 +106,7 @@ def race(overrides: list[str], dropouts: list[str], backends: list[str], rounds:
             "speedup_vs_dense": _speedup(times[dense][phase], milliseconds),
             "speedup_vs_fused": _speedup(times[fused][phase], milliseconds) if phase == "iteration" else "",
             "peak_mb": round(peak[contender]),
+            "dropout_allows": allowed[contender],
         }
         for contender, phases in times.items()
         for phase, milliseconds in phases.items()
@@ -114,12 +122,18 @@ def compose(overrides: list[str], contender: Contender | None = None) -> DictCon
     return cfg
 
 
-def build(cfg: DictConfig) -> Callable[[], object]:
-    """The task's training iteration."""
+def build(cfg: DictConfig, part: str) -> Callable[[], object]:
+    """The task's training iteration, or a part of it."""
     if cfg.train.threads is not None:
         torch.set_num_threads(cfg.train.threads)
     torch.manual_seed(cfg.seed)
-    return hydra.utils.get_method(cfg.task.trial)(cfg)
+    trial = hydra.utils.get_method(cfg.task.trial)
+    return trial(cfg) if part == "model" else trial(cfg, part)
+
+
+def allowed_speedup(cfg: DictConfig, part: str) -> float | str:
+    """All multiplications over those that dropout leaves, where the task counts them."""
+    return round(hydra.utils.get_method(cfg.task.bound)(cfg, part), 3) if "bound" in cfg.task else ""
 
 
 def take_turns(
@@ -145,11 +159,11 @@ def take_turns(
     return times
 
 
-def peak_megabytes(cfg: DictConfig) -> float:
-    """Peak memory of a process that trains this one contender; of the GPU where it trains on one."""
+def peak_megabytes(cfg: DictConfig, part: str) -> float:
+    """Peak memory of a process that runs this one contender; of the GPU where it trains on one."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_measure_peak, args=(cfg, there))
+    process = context.Process(target=_measure_peak, args=(cfg, part, there))
     process.start()
     there.close()
     try:
@@ -161,8 +175,8 @@ def peak_megabytes(cfg: DictConfig) -> float:
     return peak
 
 
-def _measure_peak(cfg: DictConfig, pipe: Any) -> None:
-    trial = build(cfg)
+def _measure_peak(cfg: DictConfig, part: str, pipe: Any) -> None:
+    trial = build(cfg, part)
     for _ in range(3):
         trial()
     if settings.device(cfg).type == "cuda":
@@ -181,8 +195,8 @@ def _peak_resident_kilobytes() -> int:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    columns = ("task", "overrides", "dropout", "backend", "phase", "median_ms", "p25_ms", "p75_ms")
-    numbers = ("speedup_vs_dense", "speedup_vs_fused", "peak_mb")
+    columns = ("task", "overrides", "part", "dropout", "backend", "phase", "median_ms", "p25_ms", "p75_ms")
+    numbers = ("speedup_vs_dense", "speedup_vs_fused", "dropout_allows", "peak_mb")
     table = Table(*(column.replace("_", " ") for column in (*columns, *numbers)))
     for row in rows:
         table.add_row(*(str(row[column]) for column in (*columns, *numbers)), end_section=row["phase"] == "iteration")

@@ -37,7 +37,12 @@ class StructuredLinear(nn.Linear):
         backends.resolve(backend, self.policy, self.weight.device, self.weight.dtype)  # an impossible choice fails here
 
     def forward(self, input: Tensor, mask: Mask | None = None) -> Tensor:
-        """Mask, scale and project input [steps, batch, in_features]; the mask is drawn here if None."""
+        """Mask, scale and project input [steps, batch, in_features]; the mask is drawn here if None.
+
+        Input [batch, in_features] is one step.
+        """
+        if input.dim() == 2:
+            return self(input.unsqueeze(0), mask).squeeze(0)  # type: ignore[no-any-return]
         steps, batch, features = input.shape
         if features != self.in_features:
             raise ValueError(f"the input has {features} features, in_features is {self.in_features}")

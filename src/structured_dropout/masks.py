@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -88,6 +88,10 @@ class UnitMask:
         kept = self.kept(step // self.steps_per_draw)
         return UnitMask(kept, torch.tensor([0, len(kept)]), 1, self.units, self.scale)
 
+    def applied(self) -> UnitMask:
+        """The same units of an input that is masked and scaled already: only to be skipped."""
+        return replace(self, scale=1.0)
+
     def multiplier(self, like: Tensor) -> Tensor:
         """[draws, 1, units]: ``scale`` where a unit is kept, else 0."""
         draws = torch.repeat_interleave(torch.arange(self.draws), self.offsets.diff()).to(like.device)
@@ -125,6 +129,9 @@ class ElementMask:
         """The one draw that serves this step."""
         draw = step // self.steps_per_draw
         return ElementMask(self.values[draw : draw + 1], 1)
+
+    def applied(self) -> None:
+        """Nothing is left to do on an input that is masked already."""
 
     def apply(self, x: Tensor, packing: Packing) -> Tensor:
         """Mask and scale the rows x [rows, units] of a packed sequence."""

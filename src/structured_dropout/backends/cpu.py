@@ -33,10 +33,34 @@ def why_not(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing) -> Tensor:
     if not isinstance(mask, UnitMask):
         return dense.linear(x, weight, bias, mask, packing)
-    rows = torch.tensor(packing.draw_bounds(mask.steps_per_draw))
     with phase("fp"):
-        y: Tensor = ops.linear_fp(x, weight, bias, mask.indices, mask.offsets, rows, mask.scale)
+        y: Tensor = ops.linear_fp(x, weight, bias, *_draws(mask, packing))
     return y
+
+
+def fp(x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+    if not isinstance(mask, UnitMask):
+        return dense.fp(x, weight, mask, packing)
+    y: Tensor = ops.linear_fp(x, weight, None, *_draws(mask, packing))
+    return y
+
+
+def bp(dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+    if not isinstance(mask, UnitMask):
+        return dense.bp(dy, weight, mask, packing)
+    dx: Tensor = ops.linear_bp(dy, weight, *_draws(mask, packing))
+    return dx
+
+
+def wg(dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+    if not isinstance(mask, UnitMask):
+        return dense.wg(dy, x, mask, packing)
+    dweight: Tensor = ops.linear_wg(x, dy, *_draws(mask, packing))[0]
+    return dweight
+
+
+def _draws(mask: UnitMask, packing: Packing) -> tuple[Tensor, Tensor, Tensor, float]:
+    return mask.indices, mask.offsets, torch.tensor(packing.draw_bounds(mask.steps_per_draw)), mask.scale
 
 
 def lstm_layer(

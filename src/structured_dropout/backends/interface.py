@@ -1,4 +1,4 @@
-"""What a backend is: two functions and a word on where they run."""
+"""What a backend is: a projection, an LSTM layer, the three products they are made of, and a word on where they run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,20 @@ class LayerOutput(NamedTuple):
     c_n: Tensor
 
 
-class Backend(Protocol):
+class Products(Protocol):
+    """The three products of y = (x * mask) weight^T (figure 2), x [rows, in] and weight [out, in]."""
+
+    def fp(self, x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        """y [rows, out] from a column-sparse input (figure 2a)."""
+
+    def bp(self, dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        """dx [rows, in], a column-sparse output (figure 2b)."""
+
+    def wg(self, dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        """dweight [out, in], to which a step contributes only where it kept the unit (figure 2c)."""
+
+
+class Backend(Products, Protocol):
     """One way of computing what dropout leaves; a module of this package."""
 
     def why_not(self, policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str | None:

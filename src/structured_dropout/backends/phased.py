@@ -6,27 +6,14 @@ everything that does not depend on the time step before is one operation over th
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights
+from structured_dropout.backends.interface import LayerMasks, LayerOutput, Products, Weights
 from structured_dropout.masks import Mask, Packing
 from structured_dropout.phases import phase
-
-
-class Products(Protocol):
-    """The three products of y = (x * mask) weight^T (figure 2), x [rows, in] and weight [out, in]."""
-
-    def fp(self, x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-        """y [rows, out] from a column-sparse input (figure 2a)."""
-
-    def bp(self, dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-        """dx [rows, in], a column-sparse output (figure 2b)."""
-
-    def wg(self, dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-        """dweight [out, in], to which a step contributes only where it kept the unit (figure 2c)."""
 
 
 def linear(

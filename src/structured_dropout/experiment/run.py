@@ -19,7 +19,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -184,11 +184,11 @@ class Run:
         results = "".join(f", {name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items())
         _log.info("epoch %d/%d: train loss %.4f%s", row["epoch"], self.cfg.train.epochs, row["train_loss"], results)
 
-    def finish(self, **metrics: float) -> None:
-        """Write the summary of a training that came to its planned end."""
+    def finish(self, notes: Mapping[str, str] | None = None, **metrics: float) -> None:
+        """Write the summary of a training that came to its planned end; ``notes`` say how a metric was computed."""
         last = {name: x for name, x in self._history[-1].items() if name not in ("epoch", "iterations", "seconds")}
         self._folder.write_metrics(self._history)  # once more: a killed process may have lost it
-        self._write_summary("truncated" if self._truncated else "finished", {**last, **metrics})
+        self._write_summary("truncated" if self._truncated else "finished", {**last, **metrics}, **(notes or {}))
         _log.info("%s", ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()))
 
     @property

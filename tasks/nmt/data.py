@@ -1,0 +1,234 @@
+"""Parallel text for machine translation: pairs of sentences for training, validation and testing."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pooch
+from omegaconf import DictConfig
+
+from structured_dropout.experiment.errors import UsageError
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sentences and their translations, words separated by spaces."""
+
+    src: list[str]
+    tgt: list[str]
+
+    def __len__(self) -> int:
+        return len(self.src)
+
+    def first(self, number: int) -> Pairs:
+        return Pairs(self.src[:number], self.tgt[:number])
+
+    def up_to(self, words: int) -> Pairs:
+        """The pairs of which neither sentence is longer, or empty."""
+        fits = [pair for pair in zip(self.src, self.tgt, strict=True) if all(0 < len(s.split()) <= words for s in pair)]
+        return Pairs([src for src, _ in fits], [tgt for _, tgt in fits])
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The three splits; ``provenance`` says what the text is."""
+
+    train: Pairs
+    valid: Pairs
+    test: Pairs
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PublicSet:
+    """A set that everybody uses. Its files lie in the data folder as <stem>.<language>.
+
+    Args:
+        stems: of the three splits.
+        pairs: for training, as published.
+        url: of the folder that has the files under the same names; None if they must be made.
+        stand_in: where the set is not there in full: what to train on instead, and what to say of it.
+    """
+
+    src: str
+    tgt: str
+    stems: dict[str, str]
+    pairs: int
+    url: str | None
+    stand_in: tuple[str, str] | None = None
+
+
+SETS = {
+    "multi30k": PublicSet(
+        src="de",
+        tgt="en",
+        stems={
+            "train": "multi30k_de_en/train.lc.norm.tok",
+            "valid": "multi30k_de_en/val.lc.norm.tok",
+            "test": "multi30k_de_en/test_2016_flickr.lc.norm.tok",
+        },
+        pairs=29_000,
+        url="https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/tok/",
+    ),
+    "iwslt14_de_en": PublicSet(
+        src="de",
+        tgt="en",
+        stems={split: f"iwslt14_de_en/{split}" for split in SPLITS},
+        pairs=160_239,
+        url=None,
+        stand_in=("iwslt14_de_en/train.partial", "partial: 48,872 of the 160,239 training pairs"),
+    ),
+    "iwslt15_en_vi": PublicSet(
+        src="en",
+        tgt="vi",
+        stems={
+            "train": "iwslt15_en_vi/train",
+            "valid": "iwslt15_en_vi/tst2012",
+            "test": "iwslt15_en_vi/tst2013",
+        },
+        pairs=133_317,
+        url="https://nlp.stanford.edu/projects/nmt/data/iwslt15.en-vi/",
+        stand_in=("en_vi_mix/train", "substitute: 100,057 pairs of other sources for the 133,317 training pairs"),
+    ),
+}
+
+
+def load(data: DictConfig) -> Corpus:
+    """The corpus that ``data`` describes.
+
+    Raises:
+        UsageError: a file is missing, altered, empty or not text, or two that belong together differ in length.
+    """
+    own = {split: (data[f"{split}_src"], data[f"{split}_tgt"]) for split in SPLITS}
+    for split, paths in own.items():
+        missing = [f"data.{split}_{side}" for side, path in zip(("src", "tgt"), paths, strict=True) if path is None]
+        if missing and (data.name == "parallel" or len(missing) == 1):
+            raise UsageError(f"{' and '.join(missing)} must be given: paths of text files, a sentence a line")
+    own = {split: paths for split, paths in own.items() if paths != (None, None)}
+
+    notes = [f"own {split} files" for split in own if data.name != "parallel"]
+    splits, hashes = {}, {}
+    for split in SPLITS:
+        if split in own:
+            paths = [Path(path) for path in own[split]]
+        else:
+            paths, note = _public_files(data, split)
+            notes += [note] if note else []
+        sides = [_read(path) for path in paths]
+        hashes |= {f"{split}_{side}": digest for side, (_, digest) in zip(("src", "tgt"), sides, strict=True)}
+        splits[split] = _pairs([lines for lines, _ in sides], paths)
+    if data.name != "parallel" and not notes and len(splits["train"]) != (published := SETS[data.name].pairs):
+        notes.append(f"{len(splits['train']):,} training pairs where {published:,} are published")
+    splits["train"] = splits["train"].up_to(data.max_length)
+    if not len(splits["train"]):
+        raise UsageError(f"no training pair has sentences of 1 to data.max_length={data.max_length} words")
+    if data.evaluate_on is not None:
+        notes.append(f"BLEU of the first {data.evaluate_on} sentences")
+        splits |= {split: splits[split].first(data.evaluate_on) for split in ("valid", "test")}
+    provenance = {
+        "name": data.name,
+        "exact": not notes,
+        **({"note": "; ".join(notes)} if notes else {}),
+        "pairs": {split: len(pairs) for split, pairs in splits.items()},
+        "hashes": hashes,
+    }
+    return Corpus(**splits, provenance=provenance)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file. Only a line feed ends one: others may be part of a sentence.
+
+    Raises:
+        UsageError: the file cannot be read, is empty or is not UTF-8.
+    """
+    return _read(path)[0]
+
+
+def fetch(name: str, split: str, folder: Path) -> None:
+    """Download what is missing of a public set's split into the data folder.
+
+    Raises:
+        UsageError: the set must be made, or cannot be reached.
+    """
+    public = SETS[name]
+    for language in (public.src, public.tgt):
+        file = f"{public.stems[split]}.{language}"
+        path = folder / file
+        if path.exists():
+            continue
+        if public.url is None:
+            raise UsageError(
+                f"{path} is missing: fairseq's examples/translation/prepare-iwslt14.sh makes it (before BPE, in its "
+                f"tmp folder). Put it there, or set data.dir, or data.{split}_src and data.{split}_tgt"
+            )
+        digest = _known_hashes().get(file)
+        try:
+            pooch.retrieve(public.url + path.name, digest and f"sha256:{digest}", path.name, path.parent)
+        except Exception as error:  # whatever the network brings
+            raise UsageError(
+                f"{path} is missing and cannot be downloaded ({error}): put it there, or set data.dir"
+            ) from error
+
+
+def data_folder(data: DictConfig) -> Path:
+    """Where the public sets are."""
+    if data.dir is not None and not Path(data.dir).is_dir():
+        raise UsageError(f"data.dir={data.dir} does not exist")
+    return Path(data.dir or pooch.os_cache("structured-dropout"))
+
+
+def _public_files(data: DictConfig, split: str) -> tuple[list[Path], str | None]:
+    """The files of a split, and what to say of them if they are not the published ones."""
+    public, folder, note = SETS[data.name], data_folder(data), None
+    stem = public.stems[split]
+    if split == "train" and public.stand_in and not (folder / f"{stem}.{public.src}").exists():
+        instead, text = public.stand_in
+        if (folder / f"{instead}.{public.src}").exists():
+            stem, note = instead, text
+    if note is None:
+        fetch(data.name, split, folder)
+    paths = [folder / f"{stem}.{language}" for language in (public.src, public.tgt)]
+    known = _known_hashes()
+    for path in paths:
+        expected = known.get(str(path.relative_to(folder)))
+        if expected and path.exists() and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != expected:
+            raise UsageError(
+                f"{path} is not the published file: SHA-256 {found[:16]}... instead of {expected[:16]}.... "
+                f"Restore it; your own files go in data.{split}_src and data.{split}_tgt"
+            )
+    return paths, note
+
+
+def _known_hashes() -> dict[str, str]:
+    lines = (Path(__file__).parent / "SHA256SUMS").read_text().splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+def _read(path: Path) -> tuple[list[str], str]:
+    try:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UsageError(f"{path}:{line} is not UTF-8: byte {error.object[error.start]:#04x}") from error
+    if not text.strip():
+        raise UsageError(f"{path} is empty")
+    lines = [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
+    return lines, hashlib.sha256(raw).hexdigest()
+
+
+def _pairs(sides: list[list[str]], paths: list[Path]) -> Pairs:
+    src, tgt = sides
+    if len(src) != len(tgt):
+        raise UsageError(
+            f"{paths[0]} has {len(src):,} lines and {paths[1]} has {len(tgt):,}: line i of one must be the "
+            "translation of line i of the other"
+        )
+    return Pairs(src, tgt)

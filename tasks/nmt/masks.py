@@ -1,0 +1,65 @@
+"""What one training step of the translation model drops, drawn ahead for the whole of both sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from onmt.decoders.decoder import InputFeedRNNDecoder
+from torch import Tensor
+
+from structured_dropout import DropoutPolicy
+from structured_dropout.masks import Mask, Packing, draw
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Everything but what is dropped inside the encoder's LSTM, which draws for itself.
+
+    Args:
+        memory: of the encoder's last hidden states, as the attention reads them.
+        nr, rh: of each layer of the decoder; layer 0's nr is of the words, its input feed is dropped by ``output``.
+        query: of the decoder's last hidden state, as the attention reads it.
+        output: of the attentional output, as the projection and the next step's input feed read it.
+    """
+
+    memory: Mask | None = None
+    nr: list[Mask | None] = field(default_factory=list)
+    rh: list[Mask | None] = field(default_factory=list)
+    query: Mask | None = None
+    output: Mask | None = None
+
+    @classmethod
+    def draw(
+        cls,
+        policy: DropoutPolicy,
+        decoder: InputFeedRNNDecoder,
+        src_steps: int,
+        tgt_steps: int,
+        batch: int,
+        generator: torch.Generator | None,
+    ) -> Masks:
+        """Draw what ``policy`` drops; see StructuredModel for the sites."""
+        like = next(decoder.parameters())
+        site = partial(draw, steps=tgt_steps, batch=batch, units=decoder.hidden_size, like=like, generator=generator)
+        layers = range(decoder.num_layers)
+        last = decoder.num_layers - 1
+        words = decoder.embeddings.embedding_size
+        return cls(
+            memory=site(policy.rh, steps=src_steps, layer=last),
+            nr=[site(policy.nr, layer=layer, **({"units": words} if layer == 0 else {})) for layer in layers],
+            rh=[site(policy.rh, layer=layer) for layer in layers],
+            query=site(policy.rh, layer=last),
+            output=site(policy.output),
+        )
+
+
+def dropped(x: Tensor, mask: Mask | None) -> Tensor:
+    """x [steps, batch, units], masked and scaled."""
+    return x if mask is None else mask.apply(x.flatten(0, 1), Packing.padded(*x.shape[:2])).view_as(x)
+
+
+def factors(mask: Mask | None, steps: int, batch: int, units: int, like: Tensor) -> Tensor | None:
+    """What the steps are multiplied with [steps, batch, units]."""
+    return None if mask is None else dropped(like.new_ones(steps, batch, units), mask)

@@ -1,0 +1,75 @@
+"""Machine translation: the model of Luong et al. (2015) as OpenNMT-py trains it (section 4.2).
+
+OpenNMT-py brings the model, vocabulary, batching, optimizer and search. Its Trainer is not used: it owns the loop,
+the checkpoints and the data's place, all of which belong to the Run here, so that a translation run resumes, stops and
+reports like every other; what is left of the Trainer is ``step``. An epoch of the Run is a stretch of training
+steps between two translations of the development set.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from omegaconf import DictConfig
+from onmt.utils.optimizers import Optimizer, exponential_decay
+from torch import Tensor, nn
+
+from structured_dropout.experiment import settings
+from structured_dropout.experiment.run import Run
+from structured_dropout.loss import cross_entropy_
+from tasks.nmt import data
+from tasks.nmt.batches import Passes, Stretch, Vocabulary
+from tasks.nmt.model import TranslationModel, build
+from tasks.nmt.translate import bleu, signature, translate
+
+
+def train(cfg: DictConfig) -> None:
+    policy = settings.policy(cfg, layers=cfg.model.layers)
+    backend = settings.backend(cfg, policy)
+    corpus = data.load(cfg.data)
+    vocabulary = Vocabulary.of(corpus.train, cfg.data.vocabulary_size)
+    passes = Passes(corpus.train, vocabulary, cfg.train.batch, cfg.seed)
+
+    with Run(cfg, data=corpus.provenance, backend=backend, unit="words") as run:
+        model = build(vocabulary, **cfg.model, policy=policy, backend=backend, generator=run.generator)
+        model.to(run.device)
+        optimizer = build_optimizer(model, cfg.train)
+        run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary)
+
+        for epoch in run.epochs():
+            model.train()
+            for batch in run.iterations(Stretch(passes, (epoch - 1) * cfg.train.steps, cfg.train.steps)):
+                words = int((batch.tgt[1:] != vocabulary.padding("tgt")).sum())
+                src, lengths, tgt = (part.to(run.device) for part in (*batch.src, batch.tgt))
+                loss = step(model, optimizer, src, lengths, tgt)
+                run.record(loss / words, units=words)
+            valid = translate(model, vocabulary, corpus.valid.src, beam=1, options=cfg.translate)
+            run.end_epoch(valid_bleu=bleu(valid, corpus.valid.tgt))
+
+        test = translate(model, vocabulary, corpus.test.src, cfg.translate.beam, cfg.translate)
+        run.finish(notes={"bleu": signature()}, test_bleu=bleu(test, corpus.test.tgt))
+
+
+def build_optimizer(model: nn.Module, train: DictConfig) -> Optimizer:
+    """SGD on clipped gradients whose learning rate falls in steps, by OpenNMT."""
+    decay = partial(
+        exponential_decay, rate=1 / train.decay, decay_steps=train.decay_every, start_step=train.decay_after
+    )
+    sgd = torch.optim.SGD(model.parameters(), lr=train.lr)
+    return Optimizer(sgd, train.lr, learning_rate_decay_fn=decay, max_grad_norm=train.clip)
+
+
+def step(model: TranslationModel, optimizer: Optimizer, src: Tensor, lengths: Tensor, tgt: Tensor) -> Tensor:
+    """One iteration; returns the loss of all words together. Arguments as in TranslationModel.logits."""
+    optimizer.zero_grad()
+    loss = negative_log_likelihood(model, model.logits(src, lengths, tgt), tgt)
+    optimizer.backward(loss / tgt.shape[1])  # summed over time, averaged over the sentences: as OpenNMT normalizes
+    optimizer.step()
+    return loss.detach()
+
+
+def negative_log_likelihood(model: TranslationModel, logits: Tensor, tgt: Tensor) -> Tensor:
+    """Of the words that follow <s>, summed. The logits are lost."""
+    padding = model.decoder.embeddings.word_padding_idx
+    return cross_entropy_(logits.flatten(0, 1), tgt[1:].flatten(), ignore_index=padding)

@@ -1,0 +1,61 @@
+"""Step by step is the same as all at once: outputs and gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from structured_dropout import Case, DropoutPolicy, SiteDropout, backends
+from structured_dropout.masks import Packing, draw
+from structured_dropout.steps import StepLinear, lstm_cell
+
+STEPS, BATCH, INPUT, OUTPUT = 5, 3, 13, 8
+CPU = torch.device("cpu")
+BACKENDS = [
+    name for name in backends.names() if backends.get(name).why_not(DropoutPolicy(), CPU, torch.float32) is None
+]
+SITES = {
+    "none": None,
+    "random": SiteDropout(Case.I, 0.5),
+    "structured": SiteDropout(Case.III, 0.5),
+    "every 2": SiteDropout(Case.III, 0.5, 2),
+    "fixed": SiteDropout(Case.IV, 0.5),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("site", SITES)
+def test_a_loop_equals_one_product_over_the_sequence(site, backend):
+    torch.manual_seed(0)
+    x = torch.randn(STEPS, BATCH, INPUT, requires_grad=True)
+    weight, bias = torch.randn(OUTPUT, INPUT, requires_grad=True), torch.randn(OUTPUT, requires_grad=True)
+    mask = draw(SITES[site], steps=STEPS, batch=BATCH, units=INPUT, like=weight)
+    expected = backends.get("dense").linear(x.flatten(0, 1), weight, bias, mask, Packing.padded(STEPS, BATCH))
+    product = StepLinear(weight, bias, mask, STEPS, backend)
+    actual = torch.cat([product(row, step) for step, row in enumerate(x.unbind())])
+    torch.testing.assert_close(actual, expected)
+    dy = torch.randn_like(expected)
+    for a, e in zip(*(torch.autograd.grad(y, (x, weight, bias), dy) for y in (actual, expected)), strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_steps_without_a_gradient_contribute_nothing():
+    weight = torch.randn(OUTPUT, INPUT, requires_grad=True)
+    product = StepLinear(weight, None, None, STEPS, "dense")
+    x = torch.randn(STEPS, BATCH, INPUT)
+    outputs = [product(x[step], step) for step in range(STEPS - 1)]
+    (gradient,) = torch.autograd.grad(outputs[1].sum(), weight)
+    torch.testing.assert_close(gradient, x[1].sum(dim=0).expand(OUTPUT, INPUT))
+
+
+@pytest.mark.parametrize("parts", [0, 1, 3])
+def test_the_cell_equals_torchs(parts):
+    torch.manual_seed(0)
+    cell = nn.LSTMCell(INPUT, OUTPUT).double()
+    x, h, c = (torch.randn(BATCH, size, dtype=torch.double, requires_grad=True) for size in (INPUT, OUTPUT, OUTPUT))
+    gates = (x @ cell.weight_ih.t() + cell.bias_ih, h @ cell.weight_hh.t(), cell.bias_hh.expand(BATCH, -1))
+    expected, actual = cell(x, (h, c)), lstm_cell(c, *gates[:parts], *([sum(gates[parts:])] if parts < 3 else []))
+    dh, dc = torch.randn_like(h), torch.randn_like(c)
+    for outputs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(*outputs)
+    for a, e in zip(*(torch.autograd.grad(y, (x, h, c), (dh, dc)) for y in (actual, expected)), strict=True):
+        torch.testing.assert_close(a, e)
