@@ -1,4 +1,7 @@
-"""Train a model of the paper under a case of dropout: python run.py task=ptb_medium dropout=nr_rh_st"""
+"""Train a model of the paper under a case of dropout: python run.py task=ptb_medium dropout=nr_rh_st
+
+With ``mode=`` a trained model is used instead: python run.py task=ner_conll03 mode=tag checkpoint=... input=...
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,19 @@ from structured_dropout.experiment.identity import default_dir
 
 _log = logging.getLogger(__name__)
 
+MODES = ("translate", "tag")  # besides train
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> str:
     """Train, or find it done. Returns the path of the summary, or in a sweep an ``error: ...``."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    output = sys.stdout if cfg.mode == "train" else sys.stderr  # what a model gives goes to stdout alone
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=output, force=True)
     try:
+        settings.check_packages(cfg)
+        if cfg.mode != "train":
+            hydra.utils.get_method(task_function(cfg))(cfg)
+            return ""
         folder = prepare(cfg)
         if is_done(folder):
             _log.info("already done, nothing to run")
@@ -40,6 +50,14 @@ def main(cfg: DictConfig) -> str:
         sys.exit(130)
     _log.info("summary: %s", folder / "summary.json")
     return str(folder / "summary.json")
+
+
+def task_function(cfg: DictConfig) -> str:
+    """The name of what the task does in this mode."""
+    if cfg.mode not in MODES or cfg.mode not in cfg.task:
+        can = ["train", *(mode for mode in MODES if mode in cfg.task)]
+        raise UsageError(f"task={cfg.task.name} has no mode={cfg.mode}: choose {', '.join(can)}")
+    return str(cfg.task[cfg.mode])
 
 
 def prepare(cfg: DictConfig) -> Path:

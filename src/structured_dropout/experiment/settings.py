@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -32,6 +33,20 @@ def check(cfg: DictConfig) -> None:
             raise UsageError(f"{name} must be a number, not {value!r}")
         if value < 0 or (value == 0 and name.split(".")[-1] not in _MAY_BE_ZERO):
             raise UsageError(f"{name} must be positive, not {value}")
+
+
+def check_packages(cfg: DictConfig) -> None:
+    """Check that the task's own packages are installed.
+
+    Raises:
+        UsageError: one is not; names the extra that brings it.
+    """
+    for extra, modules in cfg.task.get("requires", {}).items():
+        missing = [module for module in modules if find_spec(module) is None]
+        if missing:
+            raise UsageError(
+                f"task={cfg.task.name} needs {' and '.join(missing)}: pip install 'structured-dropout[{extra}]'"
+            )
 
 
 def policy(cfg: DictConfig, layers: int) -> DropoutPolicy:
