@@ -22,7 +22,7 @@ from structured_dropout.experiment.identity import default_dir
 
 _log = logging.getLogger(__name__)
 
-MODES = ("translate",)  # besides train
+MODES = ("translate", "tag")  # besides train
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

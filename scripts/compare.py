@@ -22,7 +22,7 @@ class SweepReport(Callback):
         self._jobs: list[tuple[list[str], str]] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if isinstance(job_return._return_value, str):
+        if isinstance(job_return._return_value, str) and job_return._return_value:  # empty where none was trained
             self._jobs.append((list(job_return.overrides or []), job_return._return_value))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

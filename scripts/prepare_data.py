@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from structured_dropout.experiment.errors import UsageError  # noqa: E402
+from structured_dropout.experiment.inputs import data_folder  # noqa: E402
 from tasks.nmt import data  # noqa: E402
 
 
@@ -22,7 +23,7 @@ def main(overrides: list[str]) -> None:
         cfg = hydra.compose("config", overrides)
     if cfg.data.name not in data.SETS:
         raise UsageError(f"data={cfg.data.name} is no parallel set: choose {', '.join(data.SETS)}")
-    folder = data.data_folder(cfg.data)
+    folder = data_folder(cfg.data)
     for split in data.SPLITS:
         data.fetch(cfg.data.name, split, folder)
     print(f"{cfg.data.name} is complete in {folder}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from run import task_function
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.identity import signature
@@ -18,7 +19,8 @@ TASKS = [option for group, option in OPTIONS if group == "task"]
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(compose, group, option):
-    cfg = compose(f"+{group}={option}" if group == "experiment" else f"{group}={option}")
+    added = group in ("experiment", "embeddings")  # not every run has one
+    cfg = compose(f"{'+' if added else ''}{group}={option}")
     OmegaConf.to_container(cfg, resolve=True)
     if group != "experiment":
         assert cfg[group].name == option
@@ -91,3 +93,16 @@ def test_run_py_refuses_in_one_line(arguments, message):
     assert result.returncode != 0
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_mode_that_a_task_has_not_is_refused(compose):
+    with pytest.raises(UsageError, match="task=ptb_small has no mode=tag: choose train"):
+        task_function(compose("task=ptb_small", "mode=tag"))
+
+
+def test_a_missing_package_is_named(compose):
+    cfg = compose("task=ptb_small")
+    settings.check_packages(cfg)
+    OmegaConf.update(cfg, "task.requires", {"some_extra": ["torch", "no_such_module"]}, force_add=True)
+    with pytest.raises(UsageError, match=r"needs no_such_module: pip install 'structured-dropout\[some_extra\]'"):
+        settings.check_packages(cfg)

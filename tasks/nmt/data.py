@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pooch
 from omegaconf import DictConfig
 
 from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.inputs import data_folder, read_text, sha256
 
 SPLITS = ("train", "valid", "test")
 
@@ -119,9 +119,8 @@ def load(data: DictConfig) -> Corpus:
         else:
             paths, note = _public_files(data, split)
             notes += [note] if note else []
-        sides = [_read(path) for path in paths]
-        hashes |= {f"{split}_{side}": digest for side, (_, digest) in zip(("src", "tgt"), sides, strict=True)}
-        splits[split] = _pairs([lines for lines, _ in sides], paths)
+        splits[split] = _pairs(*paths)
+        hashes |= {f"{split}_{side}": sha256(path) for side, path in zip(("src", "tgt"), paths, strict=True)}
     if data.name != "parallel" and not notes and len(splits["train"]) != (published := SETS[data.name].pairs):
         notes.append(f"{len(splits['train']):,} training pairs where {published:,} are published")
     splits["train"] = splits["train"].up_to(data.max_length)
@@ -146,7 +145,10 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         UsageError: the file cannot be read, is empty or is not UTF-8.
     """
-    return _read(path)[0]
+    text = read_text(path)
+    if not text.strip():
+        raise UsageError(f"{path} is empty")
+    return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
 
 
 def fetch(name: str, split: str, folder: Path) -> None:
@@ -175,13 +177,6 @@ def fetch(name: str, split: str, folder: Path) -> None:
             ) from error
 
 
-def data_folder(data: DictConfig) -> Path:
-    """Where the public sets are."""
-    if data.dir is not None and not Path(data.dir).is_dir():
-        raise UsageError(f"data.dir={data.dir} does not exist")
-    return Path(data.dir or pooch.os_cache("structured-dropout"))
-
-
 def _public_files(data: DictConfig, split: str) -> tuple[list[Path], str | None]:
     """The files of a split, and what to say of them if they are not the published ones."""
     public, folder, note = SETS[data.name], data_folder(data), None
@@ -196,7 +191,7 @@ def _public_files(data: DictConfig, split: str) -> tuple[list[Path], str | None]
     known = _known_hashes()
     for path in paths:
         expected = known.get(str(path.relative_to(folder)))
-        if expected and path.exists() and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != expected:
+        if expected and path.exists() and (found := sha256(path)) != expected:
             raise UsageError(
                 f"{path} is not the published file: SHA-256 {found[:16]}... instead of {expected[:16]}.... "
                 f"Restore it; your own files go in data.{split}_src and data.{split}_tgt"
@@ -209,26 +204,11 @@ def _known_hashes() -> dict[str, str]:
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
-def _read(path: Path) -> tuple[list[str], str]:
-    try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UsageError(f"{path}:{line} is not UTF-8: byte {error.object[error.start]:#04x}") from error
-    if not text.strip():
-        raise UsageError(f"{path} is empty")
-    lines = [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
-    return lines, hashlib.sha256(raw).hexdigest()
-
-
-def _pairs(sides: list[list[str]], paths: list[Path]) -> Pairs:
-    src, tgt = sides
+def _pairs(src_path: Path, tgt_path: Path) -> Pairs:
+    src, tgt = read_lines(src_path), read_lines(tgt_path)
     if len(src) != len(tgt):
         raise UsageError(
-            f"{paths[0]} has {len(src):,} lines and {paths[1]} has {len(tgt):,}: line i of one must be the "
+            f"{src_path} has {len(src):,} lines and {tgt_path} has {len(tgt):,}: line i of one must be the "
             "translation of line i of the other"
         )
     return Pairs(src, tgt)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.inputs import data_folder, read_text
 
 EOS, UNK = "<eos>", "<unk>"
 SPLITS = ("train", "valid", "test")
@@ -76,7 +77,7 @@ def load(data: DictConfig) -> Corpus:
     missing = [split for split in SPLITS if data[split] is None]
     if missing:
         raise UsageError(f"data=text needs data.{' and data.'.join(missing)}: paths of text files, a sentence a line")
-    texts = {split: _tokens(_read(Path(data[split]))) for split in SPLITS}
+    texts = {split: _tokens(read_text(Path(data[split]))) for split in SPLITS}
     return _corpus("text", True, texts, data.vocabulary_size)
 
 
@@ -91,9 +92,7 @@ PTB_TYPES = 10_000
 
 
 def _ptb(data: DictConfig) -> Corpus:
-    if data.dir is not None and not Path(data.dir).is_dir():
-        raise UsageError(f"data.dir={data.dir} does not exist")
-    folder = Path(data.dir or pooch.os_cache("structured-dropout")) / "ptb"
+    folder = data_folder(data) / "ptb"
     texts = {}
     for split, (md5, lines, tokens) in _PTB.items():
         path = folder / f"ptb.{split}.txt"
@@ -134,16 +133,6 @@ def _corpus(name: str, exact: bool, texts: dict[str, list[str]], vocabulary_size
     hashes = {split: hashlib.sha256(" ".join(words).encode()).hexdigest() for split, words in texts.items()}
     provenance = {"name": name, "exact": exact, "hashes": hashes, "vocabulary": len(ranked)}
     return Corpus(**streams, vocabulary=ranked, provenance=provenance)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UsageError(f"{path}:{line} is not UTF-8: byte {error.object[error.start]:#04x}") from error
 
 
 def _tokens(text: str) -> list[str]:

@@ -19,7 +19,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -68,6 +68,7 @@ class Run:
         data: what the summary says of the data: ``name``, ``exact``, ``hashes``.
         backend: the name of the backend that runs.
         unit: what progress is counted in.
+        quality: how progress shows a training loss.
 
     Attributes:
         device: where the training runs.
@@ -78,7 +79,14 @@ class Run:
         UsageError: the folder is in use, damaged or another run's.
     """
 
-    def __init__(self, cfg: DictConfig, data: dict[str, Any], backend: str, unit: str = "tokens") -> None:
+    def __init__(
+        self,
+        cfg: DictConfig,
+        data: dict[str, Any],
+        backend: str,
+        unit: str = "tokens",
+        quality: Callable[[float], str] = lambda loss: f"perplexity {math.exp(loss):,.1f}",
+    ) -> None:
         self.cfg = cfg
         self.device = settings.device(cfg)
         self.generator = torch.Generator()
@@ -86,6 +94,7 @@ class Run:
         self._data = data
         self._backend = backend
         self._unit = unit
+        self._quality = quality
         self._kept: dict[str, Stateful] = {}
         self._at = Position()
         self._unseen: list[tuple[Tensor, int]] = []  # losses still on the device, with their units
@@ -207,7 +216,7 @@ class Run:
             self._look_at_loss()
         if progress.due:
             place = f"epoch {at.epoch + 1}/{train.epochs} · {at.batch:,}/{self._epoch_length:,}"
-            progress.show(place, f"perplexity {math.exp(self._train_loss):,.1f}")
+            progress.show(place, self._quality(self._train_loss))
         if self._signal is not None:
             self._save()
             raise Interrupted(
@@ -239,6 +248,7 @@ class Run:
                 "history": self._history,
                 "carry": self.carry,
                 "random": checkpoint.random_state(self.generator),
+                "config": identity(self.cfg),  # for who uses the model later
             }
         )
         self._saved = time.monotonic()

@@ -1,0 +1,42 @@
+"""A user's files: their text, or one clear error."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pooch
+from omegaconf import DictConfig
+
+from structured_dropout.experiment.errors import UsageError
+
+
+def data_folder(data: DictConfig) -> Path:
+    """Where the public data sets are: ``data.dir``, or the user's cache folder.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if data.dir is not None and not Path(data.dir).is_dir():
+        raise UsageError(f"data.dir={data.dir} does not exist")
+    return Path(data.dir or pooch.os_cache("structured-dropout"))
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        UsageError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UsageError(f"{path}:{line} is not UTF-8: byte {error.object[error.start]:#04x}") from error
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

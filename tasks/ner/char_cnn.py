@@ -1,0 +1,73 @@
+"""The character CNN: a vector of a word from its spelling.
+
+Words are short and of all lengths, so they are not padded to the longest: the windows of all words are one matrix, and
+the maximum over each word's windows is taken in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.ner.vocabulary import PAD
+
+
+class CharCNN(nn.Module):
+    """Each dimension of the character embeddings has filters of its own; of each the maximum over the word counts.
+
+    The same function as a ``torch.nn.Conv1d`` of ``groups=size`` over the word with ``width - 1`` zeros on both sides.
+
+    Args:
+        characters: how many there are besides the padding.
+        size: of a character's embedding.
+        filters: for each of its dimensions.
+        width: characters that a filter sees.
+        dropout: the rate at which elements of the embeddings are dropped.
+    """
+
+    def __init__(self, characters: int, size: int, filters: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(characters + 1, size, padding_idx=PAD)
+        self.dropout = nn.Dropout(dropout)
+        self.width = width
+        self.weight = nn.Parameter(torch.empty(size, width, filters))
+        self.bias = nn.Parameter(torch.empty(size * filters))
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)  # as in nn.Conv1d
+
+    @property
+    def output_size(self) -> int:
+        return len(self.bias)
+
+    def forward(self, characters: Tensor, windows: Tensor) -> Tensor:
+        """[W, size * filters] for the characters and windows of W words, as in ``batches.Batch``."""
+        x = self.dropout(self.embedding(characters)).unfold(0, self.width, 1)  # [windows, size, width]
+        y = torch.bmm(x.transpose(0, 1), self.weight)  # [size, windows, filters]
+        y = y.transpose(0, 1).flatten(1)
+        highest: Tensor = _MaxOverWindows.apply(y, windows)  # type: ignore[no-untyped-call]
+        return highest + self.bias
+
+
+class _MaxOverWindows(torch.autograd.Function):
+    """The maximum over the rows of each word, y [windows, features] to [words, features].
+
+    The gradient goes to the maximum, in equal parts where there are several, as in ``torch.amax``. torch's own
+    segment and scatter reductions compute this too, but their backward takes several times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, windows: Tensor) -> Tensor:
+        word = torch.repeat_interleave(windows)  # of each row
+        highest = y.new_full((len(windows), y.shape[1]), -torch.inf)
+        highest.scatter_reduce_(0, word.unsqueeze(1).expand_as(y), y, "amax")
+        ctx.save_for_backward(y, word, highest)
+        return highest
+
+    @staticmethod
+    def backward(ctx: Any, dhighest: Tensor) -> tuple[Tensor, None]:
+        y, word, highest = ctx.saved_tensors
+        chosen = (y == highest.index_select(0, word)).to(y.dtype)
+        count = torch.zeros_like(highest).index_add_(0, word, chosen)
+        return chosen.mul_((dhighest / count).index_select(0, word)), None

@@ -1,0 +1,67 @@
+"""CoNLL's column format: a word a line, its tag in the last column, an empty line after each sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.inputs import read_text
+from tasks.ner.tags import SCHEMES, Entity, InvalidTag, Scheme, entities
+
+_DOCUMENT = "-DOCSTART-"  # the word of a line that begins a document
+_Line = tuple[int, list[str]]  # its number and columns
+
+
+@dataclass(frozen=True)
+class Sentence:
+    words: list[str]
+    entities: list[Entity]
+
+
+def read(path: Path, scheme: Scheme) -> list[Sentence]:
+    """The sentences of a file whose tags follow ``scheme``.
+
+    Raises:
+        UsageError: the file cannot be read, has no sentence, a ragged line, or a tag that the scheme does not
+            allow; names the line.
+    """
+    sentences = [_sentence(path, lines, scheme) for lines in _groups(path, read_text(path))]
+    if not sentences:
+        raise UsageError(f"{path} has no sentence")
+    return sentences
+
+
+def write(words: list[str], tags: list[str]) -> str:
+    """The lines of one sentence, in two columns, with the empty one after it."""
+    return "".join(f"{word} {tag}\n" for word, tag in zip(words, tags, strict=True)) + "\n"
+
+
+def _groups(path: Path, text: str) -> Iterator[list[_Line]]:
+    """The lines of each sentence. Several empty lines are one: there are no empty sentences."""
+    lines: list[_Line] = []
+    width = None
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        columns = re.split(r"[ \t]+", stripped) if (stripped := line.strip(" \t\r")) else []
+        if columns and columns[0] != _DOCUMENT:
+            if len(columns) < 2:
+                raise UsageError(f"{path}:{number} has one column: a word and, in the last column, its tag are needed")
+            if len(columns) != (width := width or len(columns)):
+                raise UsageError(f"{path}:{number} has {len(columns)} columns, the lines before have {width}")
+            lines.append((number, columns))
+        elif lines:
+            yield lines
+            lines = []
+
+
+def _sentence(path: Path, lines: list[_Line], scheme: Scheme) -> Sentence:
+    try:
+        found = entities([columns[-1] for _, columns in lines], scheme)
+    except InvalidTag as error:
+        others = " or ".join(other for other in SCHEMES if other != scheme)
+        raise UsageError(
+            f"{path}:{lines[error.position][0]}: {error}; if the file is in {others}, set data.scheme"
+        ) from error
+    return Sentence([columns[0] for _, columns in lines], found)

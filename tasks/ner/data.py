@@ -1,0 +1,71 @@
+"""Sentences with their named entities for training, development and testing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.inputs import data_folder, sha256
+from tasks.ner import conll
+from tasks.ner.conll import Sentence
+from tasks.ner.tags import SCHEMES
+
+SPLITS = ("train", "valid", "test")
+
+# CoNLL-2003 English in BIO2, four columns (word, part of speech, chunk, entity): SHA-256.
+_CONLL03 = {
+    "train": "213953b5522fb7924802d883e50f027b2c6ffb5d4d0e63368ed82909f9b60423",
+    "valid": "c02eb19809eafb83998326a0481942eb37d96f31826ae387cfe8773699969f5b",
+    "test": "dc4ac7f3d6d01a6bec59261814561da3b287b6b493b97d1f69c580b52ec1831b",
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The three splits; ``provenance`` says what the sentences are."""
+
+    train: list[Sentence]
+    valid: list[Sentence]
+    test: list[Sentence]
+    provenance: dict[str, Any]
+
+
+def load(data: DictConfig) -> Corpus:
+    """The corpus that ``data.name`` names.
+
+    Raises:
+        UsageError: a file is missing, altered or not in CoNLL's format.
+    """
+    if data.name == "conll03":
+        return _conll03(data)
+    missing = [split for split in SPLITS if data[split] is None]
+    if missing:
+        raise UsageError(f"data=conll needs data.{' and data.'.join(missing)}: paths of CoNLL files")
+    if data.scheme not in SCHEMES:
+        raise UsageError(f"data.scheme={data.scheme} is no tag scheme: choose {', '.join(SCHEMES)}")
+    paths = {split: Path(data[split]) for split in SPLITS}
+    splits = {split: conll.read(path, data.scheme) for split, path in paths.items()}
+    return _corpus("conll", splits, {split: sha256(path) for split, path in paths.items()})
+
+
+def _conll03(data: DictConfig) -> Corpus:
+    splits = {}
+    for split, expected in _CONLL03.items():
+        path = data_folder(data) / "conll03" / f"{split}.txt"
+        if not path.exists():
+            raise UsageError(f"{path} is missing: CoNLL-2003 is licensed, put it there or set data.dir")
+        if (found := sha256(path)) != expected:
+            raise UsageError(
+                f"{path} is not the file that the results are for: SHA-256 {found} instead of {expected}. "
+                "Restore it, or train on yours with data=conll"
+            )
+        splits[split] = conll.read(path, "BIO2")
+    return _corpus("conll03", splits, dict(_CONLL03))
+
+
+def _corpus(name: str, splits: dict[str, list[Sentence]], hashes: dict[str, str]) -> Corpus:
+    return Corpus(**splits, provenance={"name": name, "exact": True, "hashes": hashes})

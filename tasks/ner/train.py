@@ -1,0 +1,118 @@
+"""Named entity recognition: Ma & Hovy (2016) as Targer sets it up (Chernodub et al., 2019); section 4.3 of the paper.
+
+Momentum SGD on clipped gradients of the mean loss of ten sentences, whose learning rate decays with the epochs. Of all
+epochs the model with the best development F1 counts.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from structured_dropout import DropoutPolicy
+from structured_dropout.experiment import settings
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.run import Run
+from tasks.ner import data, embeddings, tags
+from tasks.ner.batches import Batch, Batches, encode, shuffled
+from tasks.ner.model import Tagger
+from tasks.ner.predict import predict
+from tasks.ner.score import score
+from tasks.ner.vocabulary import Vocabulary
+
+
+def train(cfg: DictConfig) -> None:
+    policy, embedding_dropout = dropout(cfg)
+    backend = settings.backend(cfg, policy)
+    corpus = data.load(cfg.data)
+    pretrained = embeddings.load(cfg)
+    vocabulary = Vocabulary.of(corpus.train, corpus.valid + corpus.test, pretrained)
+    training = [
+        encode(vocabulary, sentence.words, tags.tags(sentence.entities, len(sentence.words), "IOBES"))
+        for sentence in corpus.train
+    ]
+    valid, test = ([encode(vocabulary, s.words) for s in split] for split in (corpus.valid, corpus.test))
+
+    provenance = {**corpus.provenance, "embeddings": pretrained.provenance}
+    with Run(cfg, provenance, backend, unit="words", quality=lambda loss: f"loss {loss:.4f}") as run:
+        model = Tagger(
+            vocabulary,
+            vocabulary.vectors(pretrained),
+            **cfg.model,
+            frozen=cfg.embeddings.get("frozen", False),
+            policy=policy,
+            embedding_dropout=embedding_dropout,
+            backend=backend,
+            generator=run.generator,
+        )
+        model.to(run.device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum)
+        best = Best()
+        run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
+
+        for epoch in run.epochs():
+            optimizer.param_groups[0]["lr"] = cfg.train.lr / (1 + cfg.train.decay * (epoch - 1))
+            groups = shuffled(training, cfg.train.batch, random.Random(f"{cfg.seed} {epoch}"))
+            model.train()
+            for batch in run.iterations(Batches(training, groups, cfg.model.char_width)):
+                loss = step(model, optimizer, batch.to(run.device), cfg.train.clip)
+                run.record(loss / len(batch.words), units=len(batch.words))
+            f1 = score(predict(model, vocabulary, valid), corpus.valid)["f1"]
+            best.offer(epoch, f1, model)
+            run.end_epoch(valid_f1=f1)
+
+        model.load_state_dict(best.model)
+        scores = score(predict(model, vocabulary, test), corpus.test)
+        run.finish(valid_f1=best.f1, **{f"test_{name}": value for name, value in scores.items()})
+
+
+def dropout(cfg: DictConfig) -> tuple[DropoutPolicy, float]:
+    """What is dropped inside the model, and the rate at which elements of the embeddings are.
+
+    Raises:
+        UsageError: embeddings cannot be dropped in this way.
+    """
+    policy = settings.policy(cfg, layers=cfg.model.layers)
+    placement = cfg.dropout.placement
+    if placement == "input" or policy.nr is None:
+        return policy, 0.0
+    if placement != "embeddings":
+        raise UsageError(f"dropout.placement={placement} is unknown: choose input or embeddings")
+    if policy.nr.case.structured or policy.nr.case.fixed:
+        raise UsageError("dropout.placement=embeddings drops single elements (case I): choose input for other cases")
+    return replace(policy, nr=None), policy.nr.rate()
+
+
+def step(model: Tagger, optimizer: torch.optim.Optimizer, batch: Batch, clip: float) -> Tensor:
+    """One iteration; returns the loss of all sentences together."""
+    loss = model.loss(batch)
+    optimizer.zero_grad()
+    (loss / batch.sentences).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return loss.detach()
+
+
+class Best:
+    """The model of the epoch with the highest development F1; the first of equals. A checkpoint keeps it."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.f1 = -1.0
+        self.model: dict[str, Tensor] = {}
+
+    def offer(self, epoch: int, f1: float, model: nn.Module) -> None:
+        if f1 > self.f1:
+            self.epoch, self.f1 = epoch, f1
+            self.model = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "f1": self.f1, "model": self.model}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.f1, self.model = state["epoch"], state["f1"], state["model"]
