@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights
+from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights, inside_cell
 from structured_dropout.masks import Mask, Packing
 from structured_dropout.policy import DropoutPolicy
 
@@ -14,7 +14,7 @@ from structured_dropout.policy import DropoutPolicy
 def why_not(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str | None:
     if policy.rh is not None and policy.rh.drops:
         return "torch's LSTM cannot drop its recurrent state (rh): choose dense, compact or cpu"
-    return None
+    return inside_cell(policy)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing) -> Tensor:
