@@ -15,7 +15,7 @@ from structured_dropout.experiment.errors import UsageError
 
 _log = logging.getLogger(__name__)
 _POLICY = [field.name for field in fields(DropoutPolicy)]
-_MAY_BE_ZERO = {"decay_after", "seed"}
+_MAY_BE_ZERO = {"decay_after", "seed", "embedding_dropout", "weight_decay", "alpha", "beta"}
 
 
 def check(cfg: DictConfig) -> None:
@@ -35,6 +35,8 @@ def check(cfg: DictConfig) -> None:
             raise UsageError(f"{name} must be a number, not {value!r}")
         if value < 0 or (value == 0 and name.split(".")[-1] not in _MAY_BE_ZERO):
             raise UsageError(f"{name} must be positive, not {value}")
+        if name.endswith("dropout") and value >= 1:
+            raise UsageError(f"{name} is a dropout rate: it must be below 1, not {value}")
 
 
 def policy(cfg: DictConfig, layers: int) -> DropoutPolicy:
