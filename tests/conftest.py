@@ -50,6 +50,19 @@ def tiny_text(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def counting_text(tmp_path_factory) -> list[str]:
+    """Overrides for a language model of 64 units on texts in which a word all but gives the next: it can learn them."""
+    folder = tmp_path_factory.mktemp("counting")
+    rng = random.Random(0)
+    for split, sentences in (("train", 400), ("valid", 40), ("test", 40)):
+        starts = [rng.randrange(20) for _ in range(sentences)]
+        lines = [" ".join(str((start + i) % 20) for i in range(rng.randint(5, 12))) for start in starts]
+        (folder / f"{split}.txt").write_text("\n".join(lines))
+    paths = [f"data.{split}={folder / split}.txt" for split in ("train", "valid", "test")]
+    return ["data=text", *paths, "model.hidden_size=64", "train.batch=3", "train.bptt=10", "device=cpu"]
+
+
+@pytest.fixture(scope="session")
 def real_data() -> str:
     """The folder of the real data sets; they are licensed, so not every machine has them."""
     folder = os.environ.get("STRUCTURED_DROPOUT_DATA")

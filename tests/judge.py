@@ -5,9 +5,8 @@ from dataclasses import replace
 import reference
 import torch
 
-from structured_dropout import DropoutPolicy, UnitMask, backends
-from structured_dropout.backends.interface import LayerMasks, Weights
-from structured_dropout.masks import draw
+from structured_dropout import DropoutPolicy, StructuredLSTM, UnitMask, backends
+from structured_dropout.backends.interface import CellMasks, LayerMasks, Weights
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -35,15 +34,13 @@ def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype
 
 
 def agree_on_layer(name, policy_or_masks, packing, sizes, directions=1, bias=True, dtype=torch.float32, seed=0) -> None:
-    torch.manual_seed(seed)
     inputs, hidden = sizes
-    like = torch.empty(0)
     if isinstance(policy_or_masks, DropoutPolicy):
-        sample = {"steps": packing.steps, "batch": packing.batch, "like": like}
-        nr = draw(policy_or_masks.nr, units=inputs, **sample)
-        rh = tuple(draw(policy_or_masks.rh, units=hidden, **sample) for _ in range(directions))
-        masks = LayerMasks(nr, rh)
+        lstm = StructuredLSTM(inputs, hidden, bidirectional=directions == 2, policy=policy_or_masks, backend="dense")
+        torch.manual_seed(seed)
+        (masks,) = lstm.draw_masks(packing.steps, packing.batch)
     else:
+        torch.manual_seed(seed)
         masks = policy_or_masks
     shapes = [(4 * hidden, inputs), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,)]
     state = (directions, packing.batch, hidden)
@@ -65,6 +62,9 @@ def cast(masks: LayerMasks, like: torch.Tensor) -> LayerMasks:
     """Random masks hold numbers, which must have the dtype of what they multiply."""
 
     def one(mask):
+        if isinstance(mask, torch.Tensor):
+            return mask.to(like)
         return mask if mask is None or isinstance(mask, UnitMask) else replace(mask, values=mask.values.to(like))
 
-    return LayerMasks(one(masks.nr), tuple(map(one, masks.rh)))
+    inside = tuple(CellMasks(*map(one, cell)) for cell in masks.inside)
+    return LayerMasks(one(masks.nr), tuple(map(one, masks.rh)), inside)

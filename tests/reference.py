@@ -2,7 +2,7 @@
 
 import torch
 
-from structured_dropout.backends.interface import LayerMasks, LayerOutput
+from structured_dropout.backends.interface import CellMasks, LayerMasks, LayerOutput
 from structured_dropout.masks import Mask, Packing, UnitMask
 
 
@@ -25,10 +25,17 @@ def linear(x, weight, bias, mask, packing: Packing):
     return y if bias is None else y + bias
 
 
+def zoneout(held: torch.Tensor | None, step: int, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    if held is None:
+        return after
+    return held[step, : len(after)] * before + (1 - held[step, : len(after)]) * after
+
+
 def lstm_layer(x, h_0, c_0, weights, masks: LayerMasks, packing: Packing) -> LayerOutput:
     outputs, h_n, c_n = [], [], []
     for d, w in enumerate(weights):
         h, c = h_0[d], c_0[d]
+        inside = masks.inside[d] if masks.inside else CellMasks(None, None, None, None)
         y = [None] * packing.steps
         for t in reversed(range(packing.steps)) if d else range(packing.steps):
             n = packing.sizes[t]
@@ -37,9 +44,11 @@ def lstm_layer(x, h_0, c_0, weights, masks: LayerMasks, packing: Packing) -> Lay
             if w.b_ih is not None:
                 gates = gates + w.b_ih + w.b_hh
             i, f, g, o = gates.chunk(4, dim=1)
-            c_t = f.sigmoid() * c[:n] + i.sigmoid() * g.tanh()
-            y[t] = o.sigmoid() * c_t.tanh()
-            h, c = torch.cat((y[t], h[n:])), torch.cat((c_t, c[n:]))
+            c_t = f.sigmoid() * c[:n] + i.sigmoid() * g.tanh() * factor(inside.update, t, n, x)
+            kept = factor(inside.cell, t, n, x)
+            c_t = torch.where(torch.as_tensor(kept) != 0, c_t, 0.0)
+            y[t] = zoneout(inside.held_h, t, h[:n], o.sigmoid() * c_t.tanh() * kept)
+            h, c = torch.cat((y[t], h[n:])), torch.cat((zoneout(inside.held_c, t, c[:n], c_t), c[n:]))
         outputs.append(torch.cat(y))
         h_n.append(h)
         c_n.append(c)

@@ -5,7 +5,7 @@ import reference
 import torch
 from judge import agree, agree_on_layer, cast
 
-from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, UnitMask, backends
+from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, UnitMask, Zoneout, backends
 from structured_dropout.backends.interface import LayerMasks, Weights
 from structured_dropout.masks import draw
 
@@ -34,6 +34,16 @@ POLICIES = {
     "nr_rh_st every 3": DropoutPolicy(nr=SiteDropout(Case.III, RATE, 3), rh=SiteDropout(Case.III, RATE, 3)),
     "nr_rh_st fixed": DropoutPolicy(nr=SiteDropout(Case.IV, RATE), rh=SiteDropout(Case.IV, RATE)),
     "rh_st exact": DropoutPolicy(rh=SiteDropout(Case.III, RATE, sampling="exact")),
+    "rnndrop": DropoutPolicy(cell=SiteDropout(Case.II, RATE)),
+    "semeniuta": DropoutPolicy(nr=SiteDropout(Case.I, RATE), update=SiteDropout(Case.I, RATE)),
+    "semeniuta_st": DropoutPolicy(nr=SiteDropout(Case.III, RATE), update=SiteDropout(Case.III, RATE)),
+    "zoneout": DropoutPolicy(nr=SiteDropout(Case.I, RATE), zoneout=Zoneout(h=0.1, c=RATE)),
+    "all inside": DropoutPolicy(
+        rh=SiteDropout(Case.III, RATE),
+        cell=SiteDropout(Case.IV, RATE),
+        update=SiteDropout(Case.I, RATE, 3),
+        zoneout=Zoneout(h=RATE, c=0),
+    ),
 }
 
 
@@ -77,12 +87,12 @@ def test_lstm_layer_where_steps_keep_nothing_or_all(name):
 @pytest.mark.parametrize("name", BACKENDS)
 def test_linear(name, packing):
     linear = backends.get(name).linear
-    for policy in POLICIES.values():
+    for site in dict.fromkeys(policy.nr for policy in POLICIES.values()):
         for inputs, outputs in [(13, 7), (32, 64), (41, 133)]:
             for bias in (True, False):
                 torch.manual_seed(0)
                 sample = {"steps": packing.steps, "batch": packing.batch, "like": torch.empty(0)}
-                mask = draw(policy.nr, units=inputs, **sample)
+                mask = draw(site, units=inputs, **sample)
                 shapes = [(packing.bounds[-1], inputs), (outputs, inputs), (outputs,)]
                 tensors = [torch.randn(s) for s in shapes[:2]] + [torch.randn(shapes[2]) if bias else None]
 

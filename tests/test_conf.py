@@ -40,6 +40,12 @@ def test_a_rate_can_be_set_from_the_command_line(compose):
     assert policy.nr.p == (0.3, 0.4)
     assert policy.rh.redraw_every == 5
     assert policy.output.p == 0.5
+    assert policy.output.redraw_every == 1
+
+
+def test_the_sites_are_redrawn_together_unless_given_apart(compose):
+    policy = settings.policy(compose("dropout=nr_rh_st", "dropout.nr.redraw_every=sequence"), layers=2)
+    assert policy.nr.redraw_every == policy.rh.redraw_every == policy.output.redraw_every == "sequence"
 
 
 @pytest.mark.parametrize(
@@ -50,6 +56,12 @@ def test_a_rate_can_be_set_from_the_command_line(compose):
         ("dropout.rh.case=V", "dropout.rh: unknown dropout case 'V'"),
         ("dropout.rh.redraw_every=0", "dropout.rh: redraw_every"),
         ("+dropout.rh.rate=3", "dropout.rh: .*rate"),
+        ("+dropout.gates=.5", "dropout.gates: there is no such part of a policy: choose nr, rh, output, cell"),
+        ("+dropout.weight=1.5", r"dropout.weight: a dropout rate must be a number in \[0, 1\), not 1.5"),
+        ("+dropout.zoneout={h:.1,c:-1}", r"dropout.zoneout: a dropout rate must be a number in \[0, 1\), not -1"),
+        ("+dropout.zoneout={h:.1}", "dropout.zoneout: .*c"),
+        ("+dropout.cell={case:II,p:[.1]}", "dropout.cell: p has 1 rates for 2 layers"),
+        ("+model.embedding_dropout=1", "model.embedding_dropout is a dropout rate"),
         ("model.hidden_size=-1", "model.hidden_size must be positive"),
         ("model.hidden_size=wide", "model.hidden_size must be a number"),
         ("train.lr=0", "train.lr must be positive"),

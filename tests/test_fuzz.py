@@ -1,6 +1,6 @@
 """Random policies, rates, shapes, lengths, dtypes and strides against the float64 reference, for every backend.
 
-The same 2,000 cases each time; FUZZ_CASES=N makes it 2 N new ones.
+The same 2,200 cases each time; FUZZ_CASES=N makes it 2.2 N new ones.
 """
 
 import os
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from judge import agree, agree_on_layer, cast
 from test_backends import BACKENDS, runs
 
-from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, backends
+from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, Zoneout, backends
 from structured_dropout.backends.interface import LayerMasks
 from structured_dropout.masks import draw
 
@@ -37,6 +37,13 @@ def sites(draw):
 
 
 policies = st.builds(DropoutPolicy, nr=st.none() | sites(), rh=st.none() | sites())
+inside = st.builds(
+    DropoutPolicy,
+    rh=st.none() | sites(),
+    cell=st.none() | sites(),
+    update=st.none() | sites(),
+    zoneout=st.none() | st.builds(Zoneout, h=rates, c=rates),
+)
 
 
 @cases
@@ -45,6 +52,12 @@ def test_lstm_layer(policy, packing, inputs, hidden, directions, bias, dtype, se
     for name in BACKENDS:
         if runs(name, policy):
             agree_on_layer(name, policy, packing, (inputs, hidden), directions, bias, dtype, seed)
+
+
+@settings(cases, max_examples=CASES // 5)
+@given(inside, packings, sizes, sizes, st.sampled_from([1, 2]), dtypes, st.integers(0, 2**31))
+def test_lstm_layer_regularized_inside(policy, packing, inputs, hidden, directions, dtype, seed):
+    agree_on_layer("dense", policy, packing, (inputs, hidden), directions, True, dtype, seed)
 
 
 @cases

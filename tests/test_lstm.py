@@ -86,8 +86,9 @@ def test_the_returned_state_is_not_masked():
 
 def test_directions_share_nr_and_have_rh_of_their_own():
     lstm = StructuredLSTM(40, 40, bidirectional=True, policy=NR_RH_ST)
-    ((nr, (forward, backward)),) = lstm.draw_masks(5, 2)
-    assert nr.units == 40
+    (masks,) = lstm.draw_masks(5, 2)
+    forward, backward = masks.rh
+    assert masks.nr.units == 40
     assert not torch.equal(forward.indices, backward.indices)
 
 

@@ -3,7 +3,7 @@
 from structured_dropout.linear import StructuredLinear
 from structured_dropout.lstm import StructuredLSTM
 from structured_dropout.masks import ElementMask, Packing, UnitMask
-from structured_dropout.policy import Case, DropoutPolicy, SiteDropout
+from structured_dropout.policy import Case, DropoutPolicy, SiteDropout, Zoneout
 
 __all__ = [
     "Case",
@@ -14,4 +14,5 @@ __all__ = [
     "StructuredLSTM",
     "StructuredLinear",
     "UnitMask",
+    "Zoneout",
 ]

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from structured_dropout import backends
-from structured_dropout.backends.interface import LayerMasks, Weights
-from structured_dropout.masks import Packing, draw
+from structured_dropout.backends.interface import CellMasks, LayerMasks, Weights
+from structured_dropout.masks import Packing, draw, draw_held
 from structured_dropout.policy import Case, DropoutPolicy, SiteDropout
+from structured_dropout.regularizers import drop_weights
 
 State = tuple[Tensor, Tensor]
 
@@ -23,7 +24,8 @@ class StructuredLSTM(nn.LSTM):
 
     In training the input of each layer (nr) and the recurrent state (rh) are dropped as ``policy`` says, masked
     once and only once: layer 0's input included, the output of the last layer not. Masks are drawn anew for each
-    call. In eval mode, or without dropout, the result equals nn.LSTM's to float tolerance.
+    call. In eval mode, or without dropout, the result equals nn.LSTM's to float tolerance, zoneout's excepted, which
+    stays on as its expectation.
 
     Args:
         policy: what to drop; its ``output`` site is the caller's to draw. Without a policy ``dropout`` means what
@@ -65,9 +67,7 @@ class StructuredLSTM(nn.LSTM):
         if policy is None:
             between = SiteDropout(Case.I, (0.0, *[float(dropout)] * (num_layers - 1))) if dropout else None
             policy = DropoutPolicy(nr=between)
-        for site in (policy.nr, policy.rh):
-            if site is not None:
-                site.check_layers(num_layers)
+        policy.check_layers(num_layers)
         self.policy = replace(policy, output=None)
         self.backend = backend
         self.generator = generator
@@ -109,16 +109,26 @@ class StructuredLSTM(nn.LSTM):
         return y.transpose(0, 1) if self.batch_first else y, state
 
     def draw_masks(self, steps: int, batch: int) -> list[LayerMasks]:
-        """Draw what one training sequence drops, layer by layer; nothing in eval mode."""
-        policy = self.policy if self.training else DropoutPolicy()
+        """Draw what one training sequence drops, layer by layer; in eval mode only zoneout's expectation."""
+        policy = self.policy if self.training else DropoutPolicy(zoneout=self.policy.zoneout)
         like = next(self.parameters())
         site = partial(draw, steps=steps, batch=batch, like=like, generator=self.generator)
+        held = partial(
+            draw_held, steps=steps, batch=batch, units=self.hidden_size, like=like, expectation=not self.training
+        )
+
+        def inside(layer: int) -> CellMasks:
+            cell, update = (site(s, units=self.hidden_size, layer=layer) for s in (policy.cell, policy.update))
+            h, c = (policy.zoneout.h, policy.zoneout.c) if policy.zoneout else (0.0, 0.0)
+            return CellMasks(cell, update, held(h), held(c))
+
         masks = []
         for layer in range(self.num_layers):
             inputs = self.input_size if layer == 0 else self.hidden_size * self._directions
             nr = site(policy.nr, units=inputs, layer=layer)
             rh = tuple(site(policy.rh, units=self.hidden_size, layer=layer) for _ in range(self._directions))
-            masks.append(LayerMasks(nr, rh))
+            cells = tuple(inside(layer) for _ in range(self._directions)) if policy.inside_cell else ()
+            masks.append(LayerMasks(nr, rh, cells))
         return masks
 
     @property
@@ -151,7 +161,7 @@ class StructuredLSTM(nn.LSTM):
         return tuple(
             Weights(
                 parameter("weight_ih" + suffix),
-                parameter("weight_hh" + suffix),
+                drop_weights(parameter("weight_hh" + suffix), self.policy.weight if self.training else 0.0),
                 parameter("bias_ih" + suffix),
                 parameter("bias_hh" + suffix),
             )

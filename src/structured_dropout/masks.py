@@ -179,6 +179,22 @@ def draw(
     return UnitMask(indices, offsets, steps_per_draw, units, scale).to(like.device)
 
 
+def draw_held(
+    p: float, *, steps: int, batch: int, units: int, like: Tensor, expectation: bool = False
+) -> Tensor | None:
+    """How much of its previous value each element keeps (zoneout); None where none is kept.
+
+    Returns:
+        0 or 1 [steps, batch, units], drawn on the device of ``like`` as random masks are; with ``expectation`` the
+        probability itself [steps, 1, 1].
+    """
+    if p == 0:
+        return None
+    if expectation:
+        return like.new_full((1, 1, 1), p).expand(steps, 1, 1)
+    return torch.empty(steps, batch, units, dtype=like.dtype, device=like.device).bernoulli_(p)
+
+
 def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packing) -> Tensor:
     """x [rows, units] times multiplier [draws, batch or 1, units], draw by draw in time."""
     if packing.is_padded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 Redraw = int | Literal["sequence"]
@@ -88,23 +88,76 @@ class SiteDropout:
 
 
 @dataclass(frozen=True)
+class Zoneout:
+    """Zoneout (Krueger et al., 2017): each element of a state keeps its previous value with a probability.
+
+    Args:
+        h, c: the probabilities for the hidden and the cell state, in [0, 1). In eval mode the two values are mixed
+            in these proportions, which is the expectation.
+
+    Raises:
+        ValueError: a probability outside [0, 1).
+    """
+
+    h: float
+    c: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "h", _rate(self.h))
+        object.__setattr__(self, "c", _rate(self.c))
+
+
+@dataclass(frozen=True)
 class DropoutPolicy:
-    """Dropout at the three sites of an LSTM model; ``None`` where nothing is dropped.
+    """Dropout at the three sites of an LSTM model, and the related regularizers; ``None`` where nothing is dropped.
 
     Args:
         nr: the input of each layer (non-recurrent; layer 0 included), shared by the two directions.
         rh: the hidden state h_{t-1} as it is read before U (recurrent), one draw a direction.
         output: what the projection after the last layer reads; drawn by the model, applied by StructuredLinear.
+        cell: the cell state c_t itself (rnnDrop, Moon et al., 2015: case II), one draw a direction.
+        update: the cell's update g_t (recurrent dropout without memory loss, Semeniuta et al., 2016), likewise.
+        zoneout: the probabilities of keeping the previous state instead (Krueger et al., 2017).
+        weight: probability of dropping a weight of U (DropConnect, Wan et al., 2013; Merity et al., 2018), in [0, 1);
+            one draw a forward call, shared by all its steps and rows.
+
+    Raises:
+        ValueError: ``weight`` is outside [0, 1).
     """
 
     nr: SiteDropout | None = None
     rh: SiteDropout | None = None
     output: SiteDropout | None = None
+    cell: SiteDropout | None = None
+    update: SiteDropout | None = None
+    zoneout: Zoneout | None = None
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", _rate(self.weight))
 
     @property
     def skips(self) -> bool:
         """Whether any site drops whole units, so that there is something to skip."""
         return any(site is not None and site.case.structured and site.drops for site in (self.nr, self.rh, self.output))
+
+    @property
+    def inside_cell(self) -> bool:
+        """Whether the cell's own equations change, which only ``dense`` computes."""
+        holds = self.zoneout is not None and self.zoneout != Zoneout(0, 0)
+        return holds or any(site is not None and site.drops for site in (self.cell, self.update))
+
+    def check_layers(self, layers: int) -> None:
+        """Raise ValueError unless each site of an LSTM has one rate for all layers or one for each."""
+        for site in (self.nr, self.rh, self.cell, self.update):
+            if site is not None:
+                site.check_layers(layers)
+
+    def for_layer(self, layer: int) -> DropoutPolicy:
+        """The policy of one layer alone, for a model that builds each as an LSTM of its own."""
+        sites = {name: getattr(self, name) for name in ("nr", "rh", "cell", "update")}
+        alone = {name: site and replace(site, p=site.rate(layer)) for name, site in sites.items()}
+        return replace(self, **alone)
 
 
 def _case(case: Case | str) -> Case:

@@ -78,13 +78,13 @@ def dropout(cfg: DictConfig) -> tuple[DropoutPolicy, float]:
         UsageError: embeddings cannot be dropped in this way.
     """
     policy = settings.policy(cfg, layers=cfg.model.layers)
-    placement = cfg.dropout.placement
+    placement = cfg.placement
     if placement == "input" or policy.nr is None:
         return policy, 0.0
     if placement != "embeddings":
-        raise UsageError(f"dropout.placement={placement} is unknown: choose input or embeddings")
+        raise UsageError(f"placement={placement} is unknown: choose input or embeddings")
     if policy.nr.case.structured or policy.nr.case.fixed:
-        raise UsageError("dropout.placement=embeddings drops single elements (case I): choose input for other cases")
+        raise UsageError("placement=embeddings drops single elements (case I): choose input for other cases")
     return replace(policy, nr=None), policy.nr.rate()
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import random
 import re
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +59,50 @@ class Windows:
         return (len(self.stream) // self.batch - 1) // self.bptt
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        length = len(self.stream) // self.batch
-        columns = self.stream[: length * self.batch].view(self.batch, length)
-        start = i * self.bptt
-        window = columns[:, start : start + self.bptt + 1].t()
-        return window[:-1].contiguous(), window[1:].contiguous()
+        return _window(self.stream, self.batch, i * self.bptt, (i + 1) * self.bptt)
+
+
+@dataclass(frozen=True)
+class VariableWindows:
+    """The same in windows of random length, so that they do not always break at the same words (Merity et al., 2018).
+
+    Window i is (input, target), both [steps, batch], where steps is ``bptt`` on average, or half of it once in
+    twenty. The lengths follow from the seed and the epoch alone: a resumed epoch has the same windows.
+    """
+
+    stream: Tensor
+    batch: int
+    bptt: int
+    seed: int
+    epoch: int
+
+    def __post_init__(self) -> None:
+        if len(self) < 1:
+            raise UsageError(f"the text has {len(self.stream)} tokens; batch={self.batch} needs {3 * self.batch}")
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return _window(self.stream, self.batch, self._bounds[i], self._bounds[i + 1])
+
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """Window i has the steps bounds[i] to bounds[i + 1]."""
+        rng = random.Random(f"{self.seed} {self.epoch}")
+        steps = len(self.stream) // self.batch - 1
+        bounds = [0]
+        while steps - bounds[-1] > 1:  # one step alone has no change over time to penalize
+            mean = self.bptt if rng.random() < 0.95 else self.bptt / 2
+            bounds.append(min(bounds[-1] + max(int(rng.gauss(mean, 5)), 5), steps))
+        return bounds
+
+
+def _window(stream: Tensor, batch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """The steps from start to stop of ``batch`` columns, and the words that follow each: both [steps, batch]."""
+    length = len(stream) // batch
+    window = stream[: length * batch].view(batch, length)[:, start : stop + 1].t()
+    return window[:-1].contiguous(), window[1:].contiguous()
 
 
 def load(data: DictConfig) -> Corpus:

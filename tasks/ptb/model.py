@@ -17,6 +17,7 @@ class LanguageModel(nn.Module):
     output before the softmax layer.
 
     Args:
+        tied: whether the projection's weight is the embedding's (Press & Wolf, 2017); theirs are apart.
         generator: what structured masks are drawn from.
     """
 
@@ -25,6 +26,7 @@ class LanguageModel(nn.Module):
         vocabulary: int,
         hidden_size: int,
         layers: int,
+        tied: bool | None,
         init: float,
         policy: DropoutPolicy,
         backend: str,
@@ -36,6 +38,8 @@ class LanguageModel(nn.Module):
             hidden_size, hidden_size, layers, policy=policy, backend=backend, generator=generator
         )
         self.projection = StructuredLinear(hidden_size, vocabulary, policy=policy, backend=backend, generator=generator)
+        if tied:
+            self.projection.weight = self.embedding.weight
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init, init)
 

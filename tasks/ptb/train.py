@@ -6,7 +6,6 @@ plain SGD on clipped gradients, whose learning rate decays geometrically after s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.run import Run
 from tasks.ptb import data
+from tasks.ptb.evaluation import perplexity
 from tasks.ptb.model import LanguageModel, State
 
 
@@ -76,21 +76,3 @@ def step(
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss.detach(), (h.detach(), c.detach())
-
-
-@torch.no_grad()
-def perplexity(model: LanguageModel, stream: Tensor, batch: int, tokens_a_window: int = 1000) -> float:
-    """The perplexity of every token of ``stream`` but the first, read in ``batch`` parallel columns."""
-    model.eval()
-    device = next(model.parameters()).device
-    steps = math.ceil((len(stream) - 1) / batch)
-    padding = batch * steps - (len(stream) - 1)
-    inputs = F.pad(stream[:-1], (0, padding)).view(batch, steps).t().to(device)
-    targets = F.pad(stream[1:], (0, padding), value=-100).view(batch, steps).t().to(device)
-    total, state = 0.0, None
-    window = max(tokens_a_window // batch, 1)
-    for start in range(0, steps, window):
-        rows = slice(start, start + window)
-        logits, state = model(inputs[rows], state)
-        total += F.cross_entropy(logits.flatten(0, 1), targets[rows].flatten(), reduction="sum").item()
-    return math.exp(min(total / (len(stream) - 1), 700.0))

@@ -122,15 +122,15 @@ def test_the_base_drops_embeddings_and_the_paper_the_input(compose):
     assert (policy.nr, policy.rh, rate) == (None, None, 0.5)
     policy, rate = dropout(compose("task=ner_conll03", "dropout=nr_rh_st", "task.rates.nr=.3"))
     assert (policy.nr.p, policy.rh.p, rate) == (0.3, 0.3, 0.0)
-    policy, rate = dropout(compose("task=ner_conll03", "dropout=nr_random", "dropout.placement=input"))
+    policy, rate = dropout(compose("task=ner_conll03", "dropout=nr_random", "placement=input"))
     assert (policy.nr.p, rate) == (0.5, 0.0)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("dropout.placement=embeddings", r"drops single elements \(case I\): choose input"),
-        ("dropout.placement=output", "dropout.placement=output is unknown: choose input or embeddings"),
+        ("placement=embeddings", r"drops single elements \(case I\): choose input"),
+        ("placement=output", "placement=output is unknown: choose input or embeddings"),
         ("embeddings.size=0", "embeddings.size must be a positive number"),
         ("dropout=nr_variational", "task=ner_conll03 does not define dropout=nr_variational"),
         ("train.batch=0", "train.batch must be positive"),

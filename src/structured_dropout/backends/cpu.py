@@ -11,7 +11,7 @@ from torch import Tensor
 from structured_dropout.backends import dense
 from structured_dropout.backends.cpu_build import load_kernels
 from structured_dropout.backends.cpu_ops import ops, register
-from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights
+from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights, inside_cell
 from structured_dropout.masks import Mask, Packing, UnitMask
 from structured_dropout.phases import phase
 from structured_dropout.policy import DropoutPolicy
@@ -24,7 +24,7 @@ def why_not(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> 
         return f"its kernels take float32 and float64, not {dtype}: convert the model"
     if policy.rh is not None and policy.rh.drops and not policy.rh.case.structured:
         return f"case {policy.rh.case.value} leaves nothing to skip in the recurrent state (rh): choose dense"
-    reason = load_kernels()
+    reason = inside_cell(policy) or load_kernels()
     if reason is None:
         register()
     return reason

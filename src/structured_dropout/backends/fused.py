@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from structured_dropout.backends import dense
-from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights
+from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights, inside_cell
 from structured_dropout.masks import Mask, Packing
 from structured_dropout.policy import DropoutPolicy
 
@@ -17,7 +17,7 @@ fp, bp, wg = dense.fp, dense.bp, dense.wg  # a loop that goes step by step leave
 def why_not(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str | None:
     if policy.rh is not None and policy.rh.drops:
         return "torch's LSTM cannot drop its recurrent state (rh): choose dense, compact or cpu"
-    return None
+    return inside_cell(policy)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing) -> Tensor:

@@ -20,11 +20,24 @@ class Weights(NamedTuple):
     b_hh: Tensor | None  # [4 * hidden]
 
 
+class CellMasks(NamedTuple):
+    """What the regularizers of the related work change inside the cell of one direction."""
+
+    cell: Mask | None  # on c_t (rnnDrop)
+    update: Mask | None  # on g_t (recurrent dropout without memory loss)
+    held_h: Tensor | None  # [steps, batch or 1, hidden or 1]: how much of h_{t-1} stays (zoneout)
+    held_c: Tensor | None  # likewise of c_{t-1}
+
+
 class LayerMasks(NamedTuple):
-    """What is dropped in one layer: its input, and the recurrent state of each direction."""
+    """What is dropped in one layer: its input, and the recurrent state of each direction.
+
+    ``inside`` has an entry a direction where the cell itself is changed (``dense`` only), else none.
+    """
 
     nr: Mask | None
     rh: tuple[Mask | None, ...]
+    inside: tuple[CellMasks, ...] = ()
 
 
 class LayerOutput(NamedTuple):
@@ -33,6 +46,13 @@ class LayerOutput(NamedTuple):
     y: Tensor
     h_n: Tensor
     c_n: Tensor
+
+
+def inside_cell(policy: DropoutPolicy) -> str | None:
+    """Why every backend but ``dense`` refuses this policy; None if it need not."""
+    if policy.inside_cell:
+        return "rnnDrop (cell), Semeniuta's dropout (update) and zoneout act inside the cell: choose dense"
+    return None
 
 
 class Products(Protocol):

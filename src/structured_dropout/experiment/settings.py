@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from structured_dropout import DropoutPolicy, SiteDropout, backends
+from structured_dropout import DropoutPolicy, SiteDropout, Zoneout, backends
 from structured_dropout.experiment.errors import UsageError
 
-_MAY_BE_ZERO = {"decay_after", "seed"}
+_POLICY = [field.name for field in fields(DropoutPolicy)]
+_MAY_BE_ZERO = {"decay_after", "seed", "embedding_dropout", "weight_decay", "alpha", "beta"}
 
 
 def check(cfg: DictConfig) -> None:
@@ -31,6 +34,8 @@ def check(cfg: DictConfig) -> None:
             raise UsageError(f"{name} must be a number, not {value!r}")
         if value < 0 or (value == 0 and name.split(".")[-1] not in _MAY_BE_ZERO):
             raise UsageError(f"{name} must be positive, not {value}")
+        if name.endswith("dropout") and value >= 1:
+            raise UsageError(f"{name} is a dropout rate: it must be below 1, not {value}")
 
 
 def check_packages(cfg: DictConfig) -> None:
@@ -48,23 +53,29 @@ def check_packages(cfg: DictConfig) -> None:
 
 
 def policy(cfg: DictConfig, layers: int) -> DropoutPolicy:
-    """The dropout policy that ``cfg.dropout`` describes.
+    """The dropout policy that ``cfg.dropout`` describes; a key that is absent or null drops nothing.
 
     Raises:
         UsageError: an impossible case, rate, redrawing or sampling; names the key.
     """
-    sites: dict[str, SiteDropout | None] = {}
-    for name in ("nr", "rh", "output"):
-        site = cfg.dropout.get(name)
-        if site is None:
-            sites[name] = None
+    dropout: dict[str, Any] = OmegaConf.to_container(cfg.dropout, resolve=True)  # type: ignore[assignment]
+    parts: dict[str, Any] = {}
+    for name, value in dropout.items():
+        if name == "name" or value is None:
             continue
         try:
-            sites[name] = dropout = SiteDropout(**OmegaConf.to_container(site, resolve=True))  # type: ignore[arg-type]
-            dropout.check_layers(layers if name != "output" else 1)
+            if name not in _POLICY:
+                raise ValueError(f"there is no such part of a policy: choose {', '.join(_POLICY)}")
+            if name == "weight":
+                parts[name] = DropoutPolicy(weight=value).weight
+            elif name == "zoneout":
+                parts[name] = Zoneout(**value)
+            else:
+                parts[name] = site = SiteDropout(**value)
+                site.check_layers(layers if name != "output" else 1)
         except (TypeError, ValueError) as error:
             raise UsageError(f"dropout.{name}: {error}") from error
-    return DropoutPolicy(**sites)
+    return DropoutPolicy(**parts)
 
 
 def backend(cfg: DictConfig, policy: DropoutPolicy) -> str:

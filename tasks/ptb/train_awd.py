@@ -1,0 +1,95 @@
+"""Language modelling on the Penn Treebank: Merity et al. (2018), "Regularizing and optimizing LSTM language models".
+
+Windows of random length, each at a learning rate in proportion to it; SGD that turns into averaged SGD when the
+validation stops improving; penalties on large outputs and on outputs that change fast. What is tested are the weights
+of the best epoch, averaged ones where averaging had started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from structured_dropout import Packing
+from structured_dropout.experiment import settings
+from structured_dropout.experiment.run import Run
+from structured_dropout.masks import Mask
+from tasks.ptb import data
+from tasks.ptb.best import Best
+from tasks.ptb.evaluation import perplexity
+from tasks.ptb.model_awd import AWDLanguageModel, State
+from tasks.ptb.nt_asgd import NTASGD
+
+
+def train(cfg: DictConfig) -> None:
+    policy = settings.policy(cfg, layers=cfg.model.layers)
+    backend = settings.backend(cfg, policy)
+    corpus = data.load(cfg.data)
+
+    with Run(cfg, data=corpus.provenance, backend=backend) as run:
+        model = AWDLanguageModel(
+            len(corpus.vocabulary), **cfg.model, policy=policy, backend=backend, generator=run.generator
+        )
+        model.to(run.device)
+        optimizer = NTASGD(model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono)
+        best = Best(model)
+        run.keep(model=model, optimizer=optimizer, best=best)
+
+        for epoch in run.epochs():
+            windows = data.VariableWindows(corpus.train, cfg.train.batch, cfg.train.bptt, cfg.seed, epoch)
+            model.train()
+            for window in run.iterations(windows):
+                tokens, targets = (part.to(run.device) for part in window)
+                loss, run.carry["state"] = step(model, optimizer, tokens, targets, run.carry.get("state"), cfg.train)
+                run.record(loss, units=targets.numel())
+            run.carry.clear()
+            with optimizer.averaged():
+                valid = perplexity(model, corpus.valid, batch=10)
+                best.update(valid)
+            optimizer.end_epoch(valid)
+            run.end_epoch(valid_perplexity=valid)
+
+        best.restore()
+        run.finish(valid_perplexity=best.perplexity, test_perplexity=perplexity(model, corpus.test, batch=1))
+
+
+def trial(cfg: DictConfig) -> Callable[[], object]:
+    """One iteration of this training, on made-up text of the Penn Treebank's vocabulary."""
+    policy = settings.policy(cfg, layers=cfg.model.layers)
+    device = settings.device(cfg)
+    backend = settings.backend(cfg, policy)
+    model = AWDLanguageModel(data.PTB_TYPES, **cfg.model, policy=policy, backend=backend).to(device)
+    optimizer = NTASGD(model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono)
+    tokens = torch.randint(data.PTB_TYPES, (cfg.train.bptt, cfg.train.batch), device=device)
+    return lambda: step(model, optimizer, tokens, tokens, None, cfg.train)
+
+
+def step(
+    model: AWDLanguageModel,
+    optimizer: NTASGD,
+    tokens: Tensor,
+    targets: Tensor,
+    state: State | None,
+    recipe: DictConfig,
+) -> tuple[Tensor, State]:
+    """One iteration over a window [T, B]; returns the mean loss a token and the state for the next window."""
+    h, state = model.hidden(tokens, state)
+    mask = model.projection.draw_mask(*tokens.shape)
+    logits = model.projection(h, mask)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    optimizer.zero_grad()
+    (loss + penalty(h, mask, recipe.alpha, recipe.beta)).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    optimizer.step(lr=recipe.lr * len(tokens) / recipe.bptt)
+    return loss.detach(), [(h.detach(), c.detach()) for h, c in state]
+
+
+def penalty(h: Tensor, mask: Mask | None, alpha: float, beta: float) -> Tensor:
+    """Activation regularization on what dropout leaves of the output h [T, B, units], temporal on h itself."""
+    steps, batch, units = h.shape
+    left = h if mask is None else mask.apply(h.reshape(-1, units), Packing.padded(steps, batch))
+    return alpha * left.square().mean() + beta * (h[1:] - h[:-1]).square().mean()
