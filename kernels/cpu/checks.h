@@ -1,7 +1,7 @@
 // Checks of operator arguments; each throws one error that names the argument.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 namespace structured_dropout {
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "groups.h"
+#include "memory.h"
 #include "pack.h"
 #include "parallel.h"
 

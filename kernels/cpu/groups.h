@@ -3,10 +3,16 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
 #include <vector>
 
 namespace structured_dropout {
+
+// Calls f(first, last) for even parts of [begin, end), each of at most `most`.
+template <typename F>
+void for_parts(int64_t begin, int64_t end, int64_t most, F f) {
+  const int64_t parts = (end - begin + most - 1) / most;
+  for (int64_t i = 0; i < parts; ++i) f(begin + (end - begin) * i / parts, begin + (end - begin) * (i + 1) / parts);
+}
 
 // Ascending ids of the units that some rows keep.
 struct Units {
@@ -36,12 +42,10 @@ class Groups {
  public:
   // Adds rows [begin, end), which keep these units, as groups of even height.
   void add(int64_t begin, int64_t end, Units units) {
-    const int64_t parts = (end - begin + kMaxGroupRows - 1) / kMaxGroupRows;
-    for (int64_t i = 0; i < parts; ++i) {
-      const int64_t first = begin + (end - begin) * i / parts, last = begin + (end - begin) * (i + 1) / parts;
+    for_parts(begin, end, kMaxGroupRows, [&](int64_t first, int64_t last) {
       groups_.push_back({first, last - first, units, elements_});
       elements_ += groups_.back().elements();
-    }
+    });
   }
 
   // Kept values of all groups.

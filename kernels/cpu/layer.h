@@ -1,7 +1,7 @@
 // Shapes and masks of one LSTM layer, and the layouts of what its three phases share.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <cstdint>

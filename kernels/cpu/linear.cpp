@@ -1,12 +1,15 @@
 // A linear layer whose input was dropped by units: the softmax layer of a language model, for one.
-#include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <tuple>
 
 #include "checks.h"
 #include "gather.h"
+#include "input_gradient.h"
 #include "mask.h"
+#include "memory.h"
 #include "ops.h"
 #include "pack.h"
 #include "parallel.h"
@@ -78,33 +81,15 @@ void fp(const T* x, const T* weight, const T* bias, int64_t rows, int64_t units,
   });
 }
 
-// A thread owns a range of units. It takes the weights in blocks of some units and panels that fit the L2 cache, and
-// passes all groups over each.
 template <typename T>
 void bp(const T* dy, const T* weight, int64_t units, int64_t outputs, const Groups& groups, T scale, T* dx) {
-  constexpr int64_t slab = 20, block = 160;
-  const auto columns = Columns<T>::linear(outputs);
-  const int64_t panels = columns.panels();
-  parallel(units, double(groups.elements()) / std::max<int64_t>(units, 1) * outputs, [&](int64_t begin, int64_t end) {
-    const Scratch<T> weights(slab * block * kPanel<T>), gradients(slab * kMaxGroupRows * kPanel<T>);
-    for (int64_t panel = 0; panel < panels; panel += slab) {
-      const int64_t count = std::min(slab, panels - panel);
-      for (int64_t first = begin; first < end; first += block) {
-        const int64_t last = std::min(first + block, end);
-        const Panels<T> w = {weights.get(), (last - first) * kPanel<T>, count};
-        for (int64_t p = 0; p < count; ++p) {
-          pack_panel(weight, units, columns, panel + p, first, last, weights.get() + p * w.stride);
-        }
-        for (const Group& g : groups) {
-          const Panels<T> d = {gradients.get(), g.rows * kPanel<T>, count};
-          for (int64_t p = 0; p < count; ++p) {
-            load_panel(dy + g.row * outputs, outputs, panel + p, g.rows, gradients.get() + p * d.stride);
-          }
-          bp(d, g.rows, w, first, g.units.between(first, last), scale, dx + g.row * units, units);
-        }
-      }
+  const auto gradients = [=](const Group& g, int64_t panel, int64_t count, T* scratch) {
+    for (int64_t p = 0; p < count; ++p) {
+      load_panel(dy + g.row * outputs, outputs, panel + p, g.rows, scratch + p * g.rows * kPanel<T>);
     }
-  });
+    return Panels<T>{scratch, g.rows * kPanel<T>, count};
+  };
+  input_gradient(weight, units, Columns<T>::linear(outputs), groups, scale, gradients, dx);
 }
 
 template <typename T>
@@ -143,7 +128,7 @@ at::Tensor linear_fp(const at::Tensor& x_, const at::Tensor& weight_, const std:
   const at::Tensor bias = bias_ ? bias_->contiguous() : at::Tensor();
   const Draws draws(indices, offsets, units);
   const Groups groups = groups_of(draws, rows, x.size(0));
-  at::Tensor y = at::empty({x.size(0), outputs}, x.options());
+  at::Tensor y = empty({x.size(0), outputs}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear_fp", [&] {
     fp<scalar_t>(x.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(),
                  bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr, x.size(0), units, outputs, groups, scale,
@@ -180,7 +165,7 @@ std::tuple<at::Tensor, at::Tensor> linear_wg(const at::Tensor& x_, const at::Ten
   const at::Tensor x = x_.contiguous(), dy = dy_.contiguous();
   const Draws draws(indices, offsets, units);
   const Groups groups = groups_of(draws, rows, x.size(0));
-  at::Tensor dweight = at::empty({outputs, units}, x.options()), dbias = at::empty({outputs}, x.options());
+  at::Tensor dweight = empty({outputs, units}, x.options()), dbias = empty({outputs}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear_wg", [&] {
     wg<scalar_t>(x.const_data_ptr<scalar_t>(), dy.const_data_ptr<scalar_t>(), x.size(0), units, outputs, groups, scale,
                  dweight.data_ptr<scalar_t>(), dbias.data_ptr<scalar_t>());

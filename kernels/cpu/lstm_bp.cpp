@@ -1,6 +1,8 @@
 // BP of an LSTM layer: back through the steps to the gradients of the gates, then to those of the input.
-#include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <tuple>
@@ -8,7 +10,9 @@
 
 #include "cell.h"
 #include "checks.h"
+#include "input_gradient.h"
 #include "layer.h"
+#include "memory.h"
 #include "ops.h"
 #include "pack.h"
 #include "parallel.h"
@@ -108,35 +112,6 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
   }
 }
 
-// dx = (dgates W) * nr, as in linear.cpp: a thread owns some inputs and passes all groups over blocks of their weights.
-template <typename T>
-void input_gradient(const Layer& layer, const Pointers<T>& w_ih, const T* dgates, T* dx) {
-  constexpr int64_t slab = 20, block = 160;
-  const Layout<T> layout(layer);
-  const Groups& groups = layer.nr.sequence();
-  const double cost = double(groups.elements()) / std::max<int64_t>(layer.input, 1) * 4 * layer.hidden;
-  parallel(layer.input, cost, [&](int64_t begin, int64_t end) {
-    const Scratch<T> weights(slab * block * kPanel<T>);
-    for (int64_t d = 0; d < layout.directions; ++d) {
-      for (int64_t panel = 0; panel < layout.panels; panel += slab) {
-        const int64_t count = std::min(slab, layout.panels - panel);
-        for (int64_t first = begin; first < end; first += block) {
-          const int64_t last = std::min(first + block, end);
-          const Panels<T> w = {weights.get(), (last - first) * kPanel<T>, count};
-          for (int64_t p = 0; p < count; ++p) {
-            pack_panel(w_ih[d], layer.input, layout.columns, panel + p, first, last, weights.get() + p * w.stride);
-          }
-          for (const Group& g : groups) {
-            const Panels<T> gradients = {dgates + layout.gates(d, panel, g.row), layout.rows * kPanel<T>, count};
-            bp(gradients, g.rows, w, first, g.units.between(first, last), T(layer.nr.scale()), dx + g.row * layer.input,
-               layer.input);
-          }
-        }
-      }
-    }
-  });
-}
-
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
@@ -159,8 +134,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
   if (dc_n) check_like("dc_n", *dc_n, gates, {directions, layer.batch(), hidden});
 
   const auto options = gates.options();
-  at::Tensor dgates = at::empty_like(gates), dx = at::zeros({layer.rows(), input}, options);
-  at::Tensor dh0 = at::empty({directions, layer.batch(), hidden}, options), dc0 = at::empty_like(dh0);
+  at::Tensor dgates = empty(gates.sizes(), options), dx = at::zeros({layer.rows(), input}, options);
+  at::Tensor dh0 = empty({directions, layer.batch(), hidden}, options), dc0 = at::empty_like(dh0);
   AT_DISPATCH_FLOATING_TYPES(gates.scalar_type(), "lstm_bp", [&] {
     using T = scalar_t;
     const Layout<T> layout(layer);
@@ -174,7 +149,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
     run(layer, dy_[0], gates_.const_data_ptr<T>(), cells_.const_data_ptr<T>(), w_hh_, carry, dgates.data_ptr<T>());
     store_state(layout, carry.dh.get(), carry.stride, dh0.data_ptr<T>());
     store_state(layout, carry.dc.get(), carry.stride, dc0.data_ptr<T>());
-    input_gradient(layer, w_ih_, dgates.const_data_ptr<T>(), dx.data_ptr<T>());
+    for (int64_t d = 0; d < directions; ++d) {
+      const auto gradients = [&](const Group& g, int64_t panel, int64_t count, T*) {
+        return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, g.row), layout.rows * kPanel<T>, count};
+      };
+      input_gradient(w_ih_[d], input, layout.columns, layer.nr.sequence(), T(layer.nr.scale()), gradients,
+                     dx.data_ptr<T>());
+    }
   });
   return {dgates, dx, dh0, dc0};
 }

@@ -1,6 +1,7 @@
 // FP of an LSTM layer: the input products of the whole sequence, then step by step the recurrent products and the cells.
-#include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <tuple>
@@ -10,6 +11,7 @@
 #include "checks.h"
 #include "gather.h"
 #include "layer.h"
+#include "memory.h"
 #include "ops.h"
 #include "pack.h"
 #include "parallel.h"
@@ -91,6 +93,7 @@ void run(const Layer& layer, const States<T>& states, const T* recurrent) {
     }
   };
   const auto cells = [&](int64_t d, int64_t panel, int64_t row) {
+    prefetch<kPanel<T>>(states.gates + layout.gates(d, panel + 1, row));
     T* cell = states.cells + layout.cells(d, panel, 0);
     const auto h = cell_fp(states.gates + layout.gates(d, panel, row), cell + cell_before[d][row] * S::kLanes,
                            cell + row * S::kLanes);
@@ -162,15 +165,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
   if (!b_hh.empty()) check_list("b_hh", b_hh, directions, x, {4 * hidden});
 
   const auto options = x.options();
-  at::Tensor y = at::empty({layer.rows(), directions * hidden}, options);
-  at::Tensor h_n = at::empty({directions, layer.batch(), hidden}, options), c_n = at::empty_like(h_n);
+  at::Tensor y = empty({layer.rows(), directions * hidden}, options);
+  at::Tensor h_n = empty({directions, layer.batch(), hidden}, options), c_n = at::empty_like(h_n);
   at::Tensor gates, cells;
   const at::Tensor x_ = x.contiguous(), h0_ = h0.contiguous(), c0_ = c0.contiguous();
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "lstm_fp", [&] {
     using T = scalar_t;
     const Layout<T> layout(layer);
-    gates = at::empty({directions, layout.panels, layout.rows, kPanel<T>}, options);
-    cells = at::empty({directions, layout.panels, layout.rows + layout.batch, layout.kLanes}, options);
+    gates = empty({directions, layout.panels, layout.rows, kPanel<T>}, options);
+    cells = empty({directions, layout.panels, layout.rows + layout.batch, layout.kLanes}, options);
     const Parameters<T> parameters = {Pointers<T>(w_ih), Pointers<T>(w_hh), Pointers<T>(b_ih), Pointers<T>(b_hh)};
     const States<T> states = {h0_.const_data_ptr<T>(), c0_.const_data_ptr<T>(), y.data_ptr<T>(), gates.data_ptr<T>(),
                               cells.data_ptr<T>()};

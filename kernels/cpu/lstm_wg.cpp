@@ -1,6 +1,6 @@
 // WG of an LSTM layer: the gradients of its weights, from those of the gates and from what its products read.
-#include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <tuple>
@@ -9,6 +9,7 @@
 #include "checks.h"
 #include "gather.h"
 #include "layer.h"
+#include "memory.h"
 #include "ops.h"
 #include "pack.h"
 #include "parallel.h"
@@ -70,9 +71,9 @@ std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Ten
     const Scratch<T> inputs =
         gather_groups(row_pointers(x_.const_data_ptr<T>(), layer.rows(), input), layer.nr.sequence(), T(layer.nr.scale()));
     for (int64_t d = 0; d < directions; ++d) {
-      dw_ih.push_back(at::empty({4 * hidden, input}, x.options()));
-      dw_hh.push_back(at::empty({4 * hidden, hidden}, x.options()));
-      db.push_back(at::empty({4 * hidden}, x.options()));
+      dw_ih.push_back(empty({4 * hidden, input}, x.options()));
+      dw_hh.push_back(empty({4 * hidden, hidden}, x.options()));
+      db.push_back(empty({4 * hidden}, x.options()));
       direction(layer, d, inputs.get(), h0_.const_data_ptr<T>(), y_.const_data_ptr<T>(), dgates_.const_data_ptr<T>(),
                 dw_ih[d].data_ptr<T>(), dw_hh[d].data_ptr<T>(), db[d].data_ptr<T>());
     }

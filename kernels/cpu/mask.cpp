@@ -1,5 +1,8 @@
 #include "mask.h"
 
+#include <ATen/ops/arange.h>
+#include <ATen/ops/tensor.h>
+
 namespace structured_dropout {
 
 Draws::Draws(const at::Tensor& indices, const at::Tensor& offsets, int64_t units)

@@ -1,7 +1,7 @@
 // Structured masks as they come from Python.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include "groups.h"
 

@@ -1,7 +1,7 @@
 // The operators of torch.ops.structured_dropout; ops.cpp has their schemas, structured_dropout/backends/cpu.py their autograd.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <optional>
 #include <tuple>

@@ -1,7 +1,7 @@
 // Which rows of a packed sequence belong to which step, and where a step's state comes from.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <cstdint>

@@ -1,0 +1,45 @@
+// BP of all groups at once.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "groups.h"
+#include "memory.h"
+#include "pack.h"
+#include "parallel.h"
+#include "products.h"
+
+namespace structured_dropout {
+
+// A block of weights stays in the L2 cache while all groups pass over it: so many panels of so many units.
+constexpr int64_t kBlockPanels = 20;
+constexpr int64_t kBlockUnits = 165;
+
+// dx [rows, units] += scale * gradients weight, kept units only; a thread owns a range of them. gradients(g, panel, count,
+// scratch) are so many panels of a group's gradients, in place or copied to scratch [kBlockPanels][rows][kPanel].
+template <typename T, typename Gradients>
+void input_gradient(const T* weight, int64_t units, const Columns<T>& columns, const Groups& groups, T scale,
+                    Gradients gradients, T* dx) {
+  const int64_t panels = columns.panels();
+  const double cost = double(groups.elements()) / std::max<int64_t>(units, 1) * panels * kPanel<T>;
+  parallel(units, cost, [&](int64_t begin, int64_t end) {
+    const Scratch<T> weights(kBlockPanels * kBlockUnits * kPanel<T>);
+    const Scratch<T> scratch(kBlockPanels * kMaxGroupRows * kPanel<T>);
+    for (int64_t panel = 0; panel < panels; panel += kBlockPanels) {
+      const int64_t count = std::min(kBlockPanels, panels - panel);
+      for_parts(begin, end, kBlockUnits, [&](int64_t first, int64_t last) {
+        const Panels<T> w = {weights.get(), (last - first) * kPanel<T>, count};
+        for (int64_t p = 0; p < count; ++p) {
+          pack_panel(weight, units, columns, panel + p, first, last, weights.get() + p * w.stride);
+        }
+        for (const Group& g : groups) {
+          const Panels<T> d = gradients(g, panel, count, scratch.get());
+          bp(d, g.rows, w, first, g.units.between(first, last), scale, dx + g.row * units, units);
+        }
+      });
+    }
+  });
+}
+
+}  // namespace structured_dropout
