@@ -182,7 +182,7 @@ def explanation(table: Table) -> list[str]:
     policies = ", ".join(f"`{task}` `{baseline(task)}`" for task in dict.fromkeys(row.task for row in table.rows))
     return [
         f"Speed-ups are over the baseline policy ({policies}) on the same machine:",
-        "under `dense`, phase by phase and over a whole training iteration, as the paper counts (on an NVIDIA TITAN V);",
+        "under `dense`, phase by phase and over a whole training iteration, as the paper counts (on a TITAN V);",
         "and over torch's own LSTM on masked inputs (`fused`), which the paper does not give.",
         f"{ABSENT}: not run, or not in the paper.",
     ]
