@@ -37,12 +37,12 @@ SWEEPS = {
 
 
 def main() -> None:
-    cases(RESULTS)
-    training(RESULTS)
-    speedup(RESULTS)
+    cases()
+    training()
+    speedup()
 
 
-def cases(results: Path) -> None:
+def cases(results: Path = RESULTS) -> None:
     """Figure 1: what each case drops of the input of a layer, step by step."""
     figure, panels = plt.subplots(4, STEPS, figsize=(7, 8.5), layout="constrained")
     for row, case in enumerate(Case):
@@ -71,7 +71,7 @@ def drawn(case: Case) -> torch.Tensor:
     return mask.apply(ones, Packing.padded(STEPS, BATCH)).view(STEPS, BATCH, UNITS) / 2
 
 
-def training(results: Path) -> None:
+def training(results: Path = RESULTS) -> None:
     """Figure 3: the paper's task where it was run, else the small one."""
     found = groups(results / "runs")
     chosen = longest(found, "ptb_medium") or longest(found, "ptb_small")
@@ -113,7 +113,7 @@ def perplexities(path: Path) -> list[float]:
         return [float(row["valid_perplexity"]) for row in csv.DictReader(file)]
 
 
-def speedup(results: Path) -> None:
+def speedup(results: Path = RESULTS) -> None:
     """Speed-up of a training iteration against rate, hidden size and batch."""
     folder = results / "benchmarks"
     figure, panels = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from structured_dropout.experiment.identity import identity
@@ -112,8 +113,13 @@ def _recipe(task: str, dropout: str) -> dict[str, Any]:
 
 
 def _compose(*overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", list(overrides))
+    running = GlobalHydra.instance().hydra  # at the end of a sweep
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("config", list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _differences(path: Path, summary: dict[str, Any]) -> Differences:
