@@ -1,7 +1,7 @@
 """Run a summary's command again and compare: python scripts/reproduce.py results/runs/.../summary.json
 
 It trains in a clean folder. On the same machine, with the same threads, versions and commit, every metric must be
-equal; elsewhere sums are rounded in another order, and each metric may differ by 2 percent. It fails where one does not.
+equal; elsewhere sums are rounded in another order, and each metric may differ by 2 percent.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def sweep_in() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run run.py -m in a folder of its own, so that its runs land there."""
 
     def sweep_in(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "COLUMNS": "160"}
         return subprocess.run(
             [sys.executable, str(ROOT / "run.py"), "-m", *overrides],
             cwd=folder,

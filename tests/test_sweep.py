@@ -58,3 +58,13 @@ def test_figure3_and_quickstart_run(sweep_in, tiny_text, tmp_path, preset):
     assert len(list((tmp_path / "results/runs").rglob("summary.json"))) == 3
     assert result.stdout.count("summary: ") == 3
     assert ("not drawn: figure 3" in result.stderr) == (preset == "figure3")  # so small a model is not the paper's
+
+
+def test_a_sweep_on_a_local_ray_ends_with_the_same_comparison(sweep, tmp_path):
+    pytest.importorskip("ray", reason="needs the extra ray")
+    result = sweep("hydra/launcher=ray", "dropout=nr_random,nr_rh_st", "backend=fused")
+    assert "Started a local Ray instance" in result.stderr
+    assert len(list((tmp_path / "results/runs").rglob("summary.json"))) == 1
+    assert result.returncode == 1
+    assert result.stdout.count("(truncated)") == 1
+    assert "error: backend fused cannot run this" in result.stderr
