@@ -12,6 +12,7 @@ test: install ## lint, types, tests; the tests on real data need STRUCTURED_DROP
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/tables.py --check
 	$(BIN)/python -m pytest -q
 
 fuzz: install ## 50,000 random cases against the float64 reference

@@ -30,6 +30,9 @@ def main(cfg: DictConfig) -> str:
     """Train, or find it done. Returns the path of the summary, or in a sweep an ``error: ...``."""
     output = sys.stdout if cfg.mode == "train" else sys.stderr  # what a model gives goes to stdout alone
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=output, force=True)
+    if cfg.only is not None and f"{cfg.task.name}/{cfg.dropout.name}" not in cfg.only:
+        return ""
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         settings.check_packages(cfg)
         if cfg.mode != "train":
@@ -41,13 +44,18 @@ def main(cfg: DictConfig) -> str:
         else:
             hydra.utils.get_method(cfg.task.recipe)(cfg)
     except (UsageError, TrainingDiverged, StorageFailed) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other runs of the sweep go on
+        if sweep:  # the other runs go on
             _log.error("error: %s", error)
             return f"error: {error}"
         sys.exit(f"error: {error}")
     except Interrupted as stop:
         _log.info("%s", stop)
         sys.exit(130)
+    except Exception as error:
+        if not sweep:
+            raise
+        _log.exception("error: %s", type(error).__name__)
+        return f"error: {type(error).__name__}: {error}"
     _log.info("summary: %s", folder / "summary.json")
     return str(folder / "summary.json")
 
@@ -68,6 +76,8 @@ def prepare(cfg: DictConfig) -> Path:
         cfg.run.dir = str(default_dir(cfg))
     elif job.mode == RunMode.MULTIRUN:
         raise UsageError("run.dir names one folder, a sweep has many runs: leave it out under -m")
+    if job.mode == RunMode.MULTIRUN and cfg.tracker.get("group", "") is None:
+        cfg.tracker.group = job.runtime.choices.get("experiment", cfg.task.name)
     cfg.run.command = shlex.join(["python", "run.py", *job.overrides.task])
     return Path(cfg.run.dir)
 

@@ -6,7 +6,7 @@ Every contender and both baselines (the task's baseline policy under ``dense`` a
 run in one process, in turn, round after round, so that a machine that slows down slows all of them. A speed-up is the
 median of the ratios of each round. Overrides are run.py's; commas sweep, and each combination of the keys other
 than dropout and backend is a race of its own, as is each part of a model (``task.parts``). Further keys: output=FILE
-rounds=N part=PART.
+rounds=N part=PART tracker=TRACKER.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from structured_dropout.experiment import provenance, settings  # noqa: E402
 from structured_dropout.experiment.errors import UsageError  # noqa: E402
+from structured_dropout.experiment.tracking import open_tracker  # noqa: E402
 from structured_dropout.phases import measure  # noqa: E402
 
 WARM_UP = 2  # rounds
@@ -56,13 +57,14 @@ def main(arguments: list[str]) -> None:
     output, rounds = options.pop("output", None), int(options.pop("rounds", 15))
     dropouts = options.pop("dropout", "nr_st,nr_rh_st").split(",")
     backends = options.pop("backend", "auto").split(",")
-    parts = options.pop("part", None)
+    parts, tracker = options.pop("part", None), options.pop("tracker", "console")
     rows = []
     for values in itertools.product(*(_choices(value) for value in options.values())):
         overrides = [f"{key}={value}" for key, value in zip(options, values, strict=True)]
         for part in parts.split(",") if parts else compose(overrides).task.get("parts", ["model"]):
             rows += race(overrides, dropouts, backends, rounds, part)
     show(rows)
+    track(rows, compose([f"tracker={tracker}"]).tracker, Path(output).parent if output else Path())
     if output:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         with open(output, "w", newline="") as file:
@@ -70,6 +72,14 @@ def main(arguments: list[str]) -> None:
             writer.writeheader()
             writer.writerows(rows)
         print(f"written: {output}")
+
+
+def track(rows: list[dict[str, Any]], tracker: DictConfig, folder: Path) -> None:
+    """Give the times to the tracker: a run of job type ``bench``, a summary key for each row."""
+    name = " ".join(dict.fromkeys(row["task"] for row in rows))
+    run = open_tracker(tracker, {"overrides": sys.argv[1:]}, f"bench {name}", None, folder, job_type="bench")
+    keys = ("task", "part", "overrides", "dropout", "backend", "phase")
+    run.finish({" ".join(row[key] for key in keys if row[key]): row for row in rows} | {"status": "finished"})
 
 
 def race(

@@ -4,35 +4,60 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.utils import get_method
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 
 class SweepReport(Callback):
-    """At the end of a sweep: what its runs gave, and which failed and why."""
+    """At the end of a sweep: what its runs gave, and which failed and why.
 
-    def __init__(self) -> None:
-        self._jobs: list[tuple[list[str], str]] = []
+    A job may run in another process, on a copy of this object: its outcome travels through a file.
+
+    Args:
+        then: the dotted name of a function to call at the end, such as one that makes the tables anew.
+    """
+
+    def __init__(self, then: str | None = None) -> None:
+        self._then = then
+        self._outcomes: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._outcomes = folder / f"outcomes-{os.getpid()}.jsonl"
+        self._outcomes.unlink(missing_ok=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if isinstance(job_return._return_value, str) and job_return._return_value:  # empty where none was trained
-            self._jobs.append((list(job_return.overrides or []), job_return._return_value))
+        value = job_return._return_value
+        if self._outcomes is not None and isinstance(value, str) and value:  # empty where none was trained
+            outcome = {"job": config.hydra.job.num, "overrides": list(job_return.overrides or []), "value": value}
+            with open(self._outcomes, "a") as file:
+                file.write(json.dumps(outcome) + "\n")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        done = [Path(value) for _, value in self._jobs if not value.startswith("error:")]
+        assert self._outcomes is not None
+        lines = self._outcomes.read_text().splitlines() if self._outcomes.exists() else []
+        jobs = sorted((json.loads(line) for line in lines), key=lambda job: job["job"])
+        done = [Path(job["value"]) for job in jobs if not job["value"].startswith("error:")]
         if done:
             show(done)
-        failed = [(overrides, value) for overrides, value in self._jobs if value.startswith("error:")]
-        for overrides, error in failed:
-            print(f"{' '.join(overrides)}: {error}", file=sys.stderr)
+        failed = [f"{' '.join(job['overrides'])}: {job['value']}" for job in jobs if job["value"].startswith("error:")]
+        if self._then:
+            try:
+                get_method(self._then)()
+            except Exception as error:  # Hydra would only warn
+                failed.append(f"{self._then}: error: {type(error).__name__}: {error}")
         if failed:
+            print("\n".join(failed), file=sys.stderr)
             sys.exit(1)
 
 

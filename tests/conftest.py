@@ -1,5 +1,7 @@
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +36,23 @@ def launch(compose) -> Callable[..., DictConfig]:
         return cfg
 
     return launch
+
+
+@pytest.fixture(scope="session")
+def sweep_in() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run run.py -m in a folder of its own, so that its runs land there."""
+
+    def sweep_in(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "COLUMNS": "160"}
+        return subprocess.run(
+            [sys.executable, str(ROOT / "run.py"), "-m", *overrides],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    return sweep_in
 
 
 @pytest.fixture(scope="session")

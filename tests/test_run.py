@@ -154,14 +154,3 @@ def test_a_run_outlives_its_tracker(caplog):
     tracker.log({"valid_perplexity": 1.0}, step=1)
     tracker.finish({"status": "finished"})
     assert caplog.text.count("the run goes on") == 2
-
-
-def test_wandb_offline_keeps_the_run(tiny_text, tmp_path):
-    pytest.importorskip("wandb")
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    arguments = command(f"run.dir={tmp_path}", "tracker=wandb", "train.max_iterations=2", *tiny_text)
-    subprocess.run(arguments, cwd=ROOT, check=True, env=environment)
-    (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
-    content = log.read_bytes()
-    for key in (b"valid_perplexity", b"test_perplexity", b"hidden_size"):
-        assert key in content

@@ -201,3 +201,10 @@ def test_a_tagger_learns_more_words_from_the_vectors(launch, compose, tiny_colum
     glove.write_text("paris 1 2 3\n")
     with pytest.raises(UsageError, match="has vectors of 3 numbers, the tagger's have 2"):
         tag.learn(model, vocabulary, {"Paris"}, cfg)
+
+
+def test_table3_runs_and_makes_the_tables(sweep_in, tiny_columns, tmp_path):
+    result = sweep_in(tmp_path, "+experiment=table3", *tiny_columns[1:], "train.epochs=1")
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "results/runs").rglob("summary.json"))) == 3
+    assert (tmp_path / "results/table3.md").exists()

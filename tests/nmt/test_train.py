@@ -178,3 +178,10 @@ def test_without_the_extra_the_error_names_it(compose, monkeypatch):
     with pytest.raises(UsageError, match=r"task=nmt_multi30k needs onmt: pip install 'structured-dropout\[nmt\]'"):
         settings.check_packages(compose("task=nmt_multi30k"))
     settings.check_packages(compose("task=ptb_small"))
+
+
+def test_table2_runs_and_makes_the_tables(sweep_in, tiny_pairs, tmp_path):
+    result = sweep_in(tmp_path, "+experiment=table2", *tiny_pairs[1:], "train.epochs=1")
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "results/runs").rglob("summary.json"))) == 6
+    assert (tmp_path / "results/table2.md").exists()

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 _IRRELEVANT = (
     "run",
     "mode",
+    "only",
     "tracker",
     "device",
     "data.dir",

@@ -34,7 +34,9 @@ class Console:
 class WandB:
     """Weights & Biases; offline (under the run folder's wandb/) where nobody is logged in."""
 
-    def __init__(self, tracker: DictConfig, config: dict[str, Any], name: str, run_id: str, folder: Path) -> None:
+    def __init__(
+        self, tracker: DictConfig, config: dict[str, Any], name: str, run_id: str | None, folder: Path, job_type: str
+    ) -> None:
         try:
             import wandb
         except ImportError:
@@ -46,7 +48,7 @@ class WandB:
             project=tracker.project,
             entity=tracker.entity,
             group=tracker.group,
-            job_type="train",
+            job_type=job_type,
             name=name,
             id=run_id,
             resume="allow",
@@ -63,6 +65,8 @@ class WandB:
 
     def finish(self, summary: dict[str, Any]) -> None:
         with self._best_effort():
+            if summary.get("metrics"):
+                self._run.log({"table_row": _table_row(summary)})
             self._run.summary.update(summary)
             self._run.finish(exit_code=0 if summary["status"] in ("finished", "truncated") else 1)
 
@@ -75,8 +79,24 @@ class WandB:
             _log.warning("wandb: %s: %s; the run goes on and keeps its metrics itself", type(error).__name__, error)
 
 
-def open_tracker(tracker: DictConfig, config: dict[str, Any], name: str, run_id: str, folder: Path) -> Tracker:
-    """The tracker that the configuration names."""
+def _table_row(summary: dict[str, Any]) -> Any:
+    """What the run gives to the paper's tables."""
+    import wandb
+
+    keys = ("task", "dropout", "seed", "status", "epochs", "planned_epochs", "ms_per_iteration")
+    row = {key: summary[key] for key in keys} | summary["metrics"]
+    return wandb.Table(columns=list(row), data=[list(row.values())])
+
+
+def open_tracker(
+    tracker: DictConfig,
+    config: dict[str, Any],
+    name: str,
+    run_id: str | None,
+    folder: Path,
+    job_type: str = "train",
+) -> Tracker:
+    """The tracker that the configuration names; the same ``run_id`` goes on in the same run."""
     if tracker.name == "wandb":
-        return WandB(tracker, config, name, run_id, folder)
+        return WandB(tracker, config, name, run_id, folder, job_type)
     return Console()

@@ -1,0 +1,62 @@
+"""Run a summary's command again and compare: python scripts/reproduce.py results/runs/.../summary.json
+
+It trains in a clean folder. On the same machine, with the same threads, versions and commit, every metric must be
+equal; elsewhere sums are rounded in another order, and each metric may differ by 2 percent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TOLERANCE = 0.02  # relative, where machine, versions or commit differ
+SAME = ("machine", "versions", "commit", "backend")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("summary", type=Path)
+    first = json.loads(parser.parse_args().summary.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        second = run_again(first["command"], Path(folder) / "run")
+    differs = [key for key in SAME if first[key] != second[key]]
+    if differs:
+        print(f"not the same {', '.join(differs)}: metrics may differ by {TOLERANCE:.0%}")
+    failures = compare(first["metrics"], second["metrics"], TOLERANCE if differs else 0.0)
+    if failures:
+        sys.exit("error: not reproduced: " + "; ".join(failures))
+    print("reproduced")
+
+
+def run_again(command: str, folder: Path) -> dict[str, Any]:
+    """The summary that the command leaves in this folder."""
+    _, *arguments = shlex.split(command)
+    kept = [argument for argument in arguments if not argument.startswith("run.dir=")]
+    process = subprocess.run([sys.executable, *kept, f"run.dir={folder}"], cwd=ROOT)
+    if process.returncode != 0:
+        sys.exit(f"error: the command failed with exit code {process.returncode}: {command}")
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
+def compare(first: dict[str, float], second: dict[str, float], tolerance: float) -> list[str]:
+    """The metrics that are missing or too far off; prints all of them."""
+    failures = []
+    for name, value in first.items():
+        again = second.get(name, math.nan)
+        print(f"{name}: {value} then, {again} now")
+        if not math.isclose(value, again, rel_tol=tolerance):
+            failures.append(f"{name} {value} then, {again} now")
+    return failures
+
+
+if __name__ == "__main__":
+    main()
