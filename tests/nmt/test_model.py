@@ -99,7 +99,7 @@ def by_hand(model, encoder_masks, masks, src, lengths, tgt):
     for t, x in enumerate(model.encoder.embeddings(src)):
         goes_on = (t < lengths).unsqueeze(1)
         for layer in range(LAYERS):
-            nr, (rh,) = encoder_masks[layer]
+            nr, (rh,) = encoder_masks[layer][:2]
             cell = torch.nn.LSTMCell(HIDDEN, HIDDEN)
             weights = {name: getattr(lstm, f"{name}_l{layer}") for name, _ in cell.named_parameters()}
             before = state[0][layer] * at(rh, t), state[1][layer]
