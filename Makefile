@@ -19,7 +19,7 @@ fuzz: install ## 50,000 random cases against the float64 reference
 	FUZZ_CASES=25000 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 asan: install ## the kernels' tests under the address sanitizer
-	LD_PRELOAD=$$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 STRUCTURED_DROPOUT_CXXFLAGS="-fsanitize=address -g" \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 STRUCTURED_DROPOUT_CXXFLAGS="-fsanitize=address -g" \
 	$(BIN)/python -m pytest -q tests/test_backends.py tests/test_cpu_kernels.py -k "cpu and not build and not compiler"
 
 install: $(VENV)/installed
