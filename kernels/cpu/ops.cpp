@@ -21,6 +21,8 @@ TORCH_LIBRARY(structured_dropout, m) {
         LSTM_SEQUENCE_AND_MASKS ") -> (Tensor dgates, Tensor dx, Tensor dh0, Tensor dc0)");
   m.def("lstm_wg(Tensor x, Tensor h0, Tensor y, Tensor dgates, "
         LSTM_SEQUENCE_AND_MASKS ") -> (Tensor[] dw_ih, Tensor[] dw_hh, Tensor[] db)");
+  m.def("char_cnn_fp(Tensor x, Tensor weight, Tensor windows) -> (Tensor y, Tensor best)");
+  m.def("char_cnn_bp(Tensor dy, Tensor x, Tensor weight, Tensor windows, Tensor best) -> (Tensor dx, Tensor dweight)");
 }
 
 TORCH_LIBRARY_IMPL(structured_dropout, CPU, m) {
@@ -30,4 +32,6 @@ TORCH_LIBRARY_IMPL(structured_dropout, CPU, m) {
   m.impl("lstm_fp", structured_dropout::lstm_fp);
   m.impl("lstm_bp", structured_dropout::lstm_bp);
   m.impl("lstm_wg", structured_dropout::lstm_wg);
+  m.impl("char_cnn_fp", structured_dropout::char_cnn_fp);
+  m.impl("char_cnn_bp", structured_dropout::char_cnn_bp);
 }

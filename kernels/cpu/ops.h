@@ -39,4 +39,10 @@ std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Ten
     const std::optional<at::Tensor>& nr_offsets, int64_t nr_steps_per_draw, double nr_scale, at::TensorList rh_indices,
     at::TensorList rh_offsets, int64_t rh_steps_per_draw, double rh_scale);
 
+// y [words, groups * filters] of x [rows, groups], weight [groups, width, filters] and the windows of each word [words],
+// which lie one after the other; and the first row of the best window of each, by vector. Then the gradients of x and weight.
+std::tuple<at::Tensor, at::Tensor> char_cnn_fp(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& windows);
+std::tuple<at::Tensor, at::Tensor> char_cnn_bp(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
+                                               const at::Tensor& windows, const at::Tensor& best);
+
 }  // namespace structured_dropout

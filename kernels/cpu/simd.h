@@ -40,6 +40,7 @@ struct Simd {
 
   // The first n lanes; the others are zero, or stay as they are in memory.
   static Vector load(const T* p, int64_t n) {
+    if (n == kLanes) return load(p);
     Vector v{};
     std::memcpy(&v, p, n * sizeof(T));
     return v;

@@ -6,12 +6,18 @@ the maximum over each word's windows is taken in it.
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from structured_dropout.backends.cpu_build import load_kernels
+from structured_dropout.backends.cpu_ops import ops
 from tasks.ner.vocabulary import PAD
+
+_log = logging.getLogger(__name__)
 
 
 class CharCNN(nn.Module):
@@ -43,11 +49,40 @@ class CharCNN(nn.Module):
 
     def forward(self, characters: Tensor, windows: Tensor) -> Tensor:
         """[W, size * filters] for the characters and windows of W words, as in ``batches.Batch``."""
-        x = self.dropout(self.embedding(characters)).unfold(0, self.width, 1)  # [windows, size, width]
-        y = torch.bmm(x.transpose(0, 1), self.weight)  # [size, windows, filters]
-        y = y.transpose(0, 1).flatten(1)
-        highest: Tensor = _MaxOverWindows.apply(y, windows)  # type: ignore[no-untyped-call]
+        x = self.dropout(self.embedding(characters))
+        highest: Tensor
+        if x.device.type == "cpu" and _has_kernels():
+            highest = _ConvolveAndMax.apply(x, self.weight, windows)  # type: ignore[no-untyped-call]
+        else:
+            highest = _MaxOverWindows.apply(self._convolve(x), windows)  # type: ignore[no-untyped-call]
         return highest + self.bias
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """[windows, size * filters]"""
+        y = torch.bmm(x.unfold(0, self.width, 1).transpose(0, 1), self.weight)  # [size, windows, filters]
+        return y.transpose(0, 1).flatten(1)
+
+
+@cache
+def _has_kernels() -> bool:
+    reason = load_kernels()
+    if reason is not None:
+        _log.info("character CNN: by torch's products, not in one pass: %s", reason)
+    return reason is None
+
+
+class _ConvolveAndMax(torch.autograd.Function):
+    """Both in one pass (kernels/cpu/char_cnn.cpp); the gradient goes to the first maximum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, windows: Tensor) -> Tensor:
+        highest, best = ops.char_cnn_fp(x, weight, windows)
+        ctx.save_for_backward(x, weight, windows, best)
+        return highest
+
+    @staticmethod
+    def backward(ctx: Any, dhighest: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *ops.char_cnn_bp(dhighest, *ctx.saved_tensors), None
 
 
 class _MaxOverWindows(torch.autograd.Function):

@@ -51,7 +51,7 @@ def train(cfg: DictConfig) -> None:
             generator=run.generator,
         )
         model.to(run.device)
-        optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum)
+        optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum, fused=True)
         best = Best()
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
 

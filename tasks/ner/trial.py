@@ -33,7 +33,7 @@ def trial(cfg: DictConfig) -> Callable[[], object]:
         embedding_dropout=embedding_dropout,
         backend=settings.backend(cfg, policy),
     ).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum)
+    optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum, fused=True)
     sentences = [encode(vocabulary, rng.choices(words, k=_LENGTH)) for _ in range(cfg.train.batch)]
     batch = collate(sentences, cfg.model.char_width).to(device)
     return lambda: step(model, optimizer, batch, cfg.train.clip)

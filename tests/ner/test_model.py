@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout
+from tasks.ner import char_cnn
 from tasks.ner.batches import collate, encode
 from tasks.ner.char_cnn import CharCNN
 from tasks.ner.model import Tagger
@@ -63,22 +64,26 @@ def test_only_sequences_of_the_scheme_are_decoded():
             assert all(may_follow(a, b, "IOBES") for a, b in itertools.pairwise(tags))
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_the_character_cnn_is_a_grouped_convolution(width):
+@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize(("width", "filters"), [(1, 3), (2, 8), (3, 30), (4, 17)])
+def test_the_character_cnn_is_a_grouped_convolution(width, filters, one_pass, monkeypatch):
+    if one_pass and not char_cnn._has_kernels():
+        pytest.skip("the kernels cannot be built here")
+    monkeypatch.setattr(char_cnn, "_has_kernels", lambda: one_pass)
     torch.manual_seed(0)
-    cnn = CharCNN(5, size=4, filters=3, width=width, dropout=0.5).eval()
-    conv = nn.Conv1d(4, 12, width, groups=4, padding=width - 1)
+    cnn = CharCNN(5, size=4, filters=filters, width=width, dropout=0.5).double().eval()
+    conv = nn.Conv1d(4, 4 * filters, width, groups=4, padding=width - 1, dtype=torch.float64)
     with torch.no_grad():
-        conv.weight.copy_(cnn.weight.transpose(1, 2).reshape(12, 1, width))
+        conv.weight.copy_(cnn.weight.transpose(1, 2).reshape(4 * filters, 1, width))
         conv.bias.copy_(cnn.bias)
-    words = [[1, 2, 3], [5], [2, 2, 2, 2, 2, 4], [0, 1]]
+    words = [[1, 2, 3], [5], [2, 2, 2, 2, 2, 4], [0, 1], *torch.randint(1, 6, (40, 7)).tolist()]
     characters = [0] * (width - 1)
     for word in words:
         characters += [*word, *[0] * (width - 1)]
     windows = torch.tensor([len(word) + width - 1 for word in words])
     expected = torch.cat([conv(cnn.embedding(torch.tensor([word])).transpose(1, 2)).amax(2) for word in words])
     result = cnn(torch.tensor(characters), windows)
-    assert torch.allclose(result, expected, atol=1e-6)
+    torch.testing.assert_close(result, expected)
 
     weight = torch.randn_like(result)
     cnn.zero_grad()
@@ -86,10 +91,15 @@ def test_the_character_cnn_is_a_grouped_convolution(width):
     embedding = cnn.embedding.weight.grad.clone()
     cnn.zero_grad()
     (result * weight).sum().backward()
-    assert torch.allclose(cnn.embedding.weight.grad, embedding, atol=1e-5)
-    assert torch.allclose(cnn.weight.grad, conv.weight.grad.view(4, 3, width).transpose(1, 2), atol=1e-5)
-    assert torch.allclose(cnn.bias.grad, conv.bias.grad, atol=1e-5)
+    torch.testing.assert_close(cnn.embedding.weight.grad, embedding)
+    torch.testing.assert_close(cnn.weight.grad, conv.weight.grad.view(4, filters, width).transpose(1, 2).contiguous())
+    torch.testing.assert_close(cnn.bias.grad, conv.bias.grad)
     assert cnn.embedding.weight.grad[0].count_nonzero() == 0  # the padding
+
+    with torch.no_grad():
+        cnn.embedding.weight[2] = torch.nan
+    spelled_with_2 = torch.tensor([2 in word for word in words])
+    assert torch.equal(cnn(torch.tensor(characters), windows).isnan().all(dim=1), spelled_with_2)
 
 
 def test_a_sentence_does_not_see_its_batch():
