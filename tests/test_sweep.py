@@ -61,7 +61,6 @@ def test_figure3_and_quickstart_run(sweep_in, tiny_text, tmp_path, preset):
 
 
 def test_a_sweep_on_a_local_ray_ends_with_the_same_comparison(sweep, tmp_path):
-    pytest.importorskip("ray", reason="needs the extra ray")
     result = sweep("hydra/launcher=ray", "dropout=nr_random,nr_rh_st", "backend=fused")
     assert "Started a local Ray instance" in result.stderr
     assert len(list((tmp_path / "results/runs").rglob("summary.json"))) == 1
