@@ -26,7 +26,7 @@ class NTASGD:
         self._nonmono = nonmono
         self._options = {"lr": lr, "weight_decay": weight_decay}
         self._validations: list[float] = []
-        self._optimizer: torch.optim.Optimizer = torch.optim.SGD(self._parameters, **self._options)
+        self._optimizer: torch.optim.Optimizer = torch.optim.SGD(self._parameters, **self._options, fused=True)
 
     @property
     def averages(self) -> bool:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.run import Run
+from structured_dropout.loss import cross_entropy_
 from tasks.ptb import data
 from tasks.ptb.evaluation import perplexity
 from tasks.ptb.model import LanguageModel, State
@@ -70,9 +70,9 @@ def step(
 ) -> tuple[Tensor, State]:
     """One iteration over a window [T, B]; returns the mean loss a token and the state for the next window."""
     logits, (h, c) = model(tokens, state)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss = cross_entropy_(logits.flatten(0, 1), targets.flatten())
     optimizer.zero_grad()
-    (loss * len(tokens)).backward()  # summed over time, averaged over the batch: the learning rate is made for that
+    (loss / tokens.shape[1]).backward()  # summed over time, averaged over the batch: the learning rate is made for that
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
-    return loss.detach(), (h.detach(), c.detach())
+    return loss.detach() / targets.numel(), (h.detach(), c.detach())

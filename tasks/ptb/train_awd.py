@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from structured_dropout import Packing
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.run import Run
+from structured_dropout.loss import cross_entropy_
 from structured_dropout.masks import Mask
 from tasks.ptb import data
 from tasks.ptb.best import Best
@@ -80,7 +80,7 @@ def step(
     h, state = model.hidden(tokens, state)
     mask = model.projection.draw_mask(*tokens.shape)
     logits = model.projection(h, mask)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss = cross_entropy_(logits.flatten(0, 1), targets.flatten()) / targets.numel()
     optimizer.zero_grad()
     (loss + penalty(h, mask, recipe.alpha, recipe.beta)).backward()
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
