@@ -1,12 +1,12 @@
 // The three products of y = (x * mask) weight^T under a structured mask (paper, figure 2 and section 4), in fp32.
 //
-// The weights come by unit, weight[unit][stride]: what a dropped unit would have multiplied is one contiguous row, which
-// is never addressed. (In torch's [out, in] a unit is a column: half of each 32-byte sector would be dropped, and all of it
-// read.) stride is out rounded up to 4, the padding is zero.
+// The weights come by unit, weight[unit][stride]: what a dropped unit would have multiplied is one contiguous row,
+// which is never addressed. (In torch's [out, in] a unit is a column: every 32-byte sector holds kept units too, so all
+// of it would be read.) stride is out rounded up to 4, the padding is zero.
 //
 // Draw d of the mask keeps the units indices[offsets[d]:offsets[d + 1]] and serves the rows [rows[d], rows[d + 1]). A
-// block works on the rows of one draw, at most ROWS of them. Grids are made for the most rows and units that a draw could
-// have, since the host knows no counts; a block beyond what its draw has returns at once.
+// block works on the rows of one draw, at most ROWS of them. Grids are made for the most rows and units that a draw
+// could have, since the host knows no counts; a block beyond what its draw has returns at once.
 #include "common.cuh"
 
 namespace {
@@ -39,9 +39,9 @@ extern "C" __global__ void unit_positions(const int* indices, const long long* o
 
 // FP, column-sparse input (figure 2a): y[r] = scale * sum over the kept units k of x[r][k] weight[k] + bias.
 //
-// A block owns ROWS rows and kColumns columns; its warps share out the kept units. A warp streams a unit's row of weights
-// straight into registers, four columns a lane, and each weight serves ROWS rows; no other warp of the block needs it, so
-// only x goes through shared memory. At the end the warps' sums are added, in their order.
+// A block owns ROWS rows and kColumns columns; its warps share out the kept units. A warp streams a unit's row of
+// weights straight into registers, four columns a lane, and each weight serves ROWS rows; no other warp of the block
+// needs it, so only x goes through shared memory. At the end the warps' sums are added, in their order.
 constexpr int kFpWarps = 4;
 
 extern "C" __global__ void __launch_bounds__(kFpWarps* kWarp, 3)
@@ -49,9 +49,9 @@ extern "C" __global__ void __launch_bounds__(kFpWarps* kWarp, 3)
               const int* __restrict__ indices, const long long* __restrict__ offsets,
               const long long* __restrict__ rows, float scale, int units, int outputs, int stride, int row_tiles,
               float* __restrict__ y) {
-  constexpr int kChunk = 256;                              // kept units whose inputs are in shared memory at once
+  constexpr int kChunk = 256;                               // kept units whose inputs are in shared memory at once
   constexpr int kInputs = ROWS % 8 == 0 ? ROWS + 4 : ROWS;  // an odd number of quads: the fewest bank conflicts
-  __shared__ float4 shared[kFpWarps * ROWS * kWarp];       // first inputs [kChunk][kInputs], then sums [warp][ROWS][kWarp]
+  __shared__ float4 shared[kFpWarps * ROWS * kWarp];  // inputs [kChunk][kInputs], then sums [warp][ROWS][kWarp]
   static_assert(kChunk * kInputs <= 4 * kFpWarps * ROWS * kWarp, "the inputs fit where the sums will be");
 
   const RowTile tile(rows, row_tiles);
@@ -161,8 +161,8 @@ extern "C" __global__ void __launch_bounds__(kWgWarps* kWarp, 2)
               const long long* __restrict__ rows, int draws, float scale, int units, int outputs, int stride,
               float* __restrict__ dweight) {
   constexpr int kBlockUnits = kWgWarps * kWgUnits;
-  constexpr int kInputs = kWgRows + 4;         // an odd number of quads: the fewest bank conflicts
-  __shared__ float4 gradients[kWgRows * kWarp];  // [row][kColumns]
+  constexpr int kInputs = kWgRows + 4;  // an odd number of quads: the fewest bank conflicts
+  __shared__ float4 gradients[kWgRows * kWarp];         // [row][kColumns]
   __shared__ float4 inputs[kBlockUnits * kInputs / 4];  // [unit][kInputs]
 
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -189,7 +189,8 @@ extern "C" __global__ void __launch_bounds__(kWgWarps* kWarp, 2)
           staged_dy[r * kColumns + i] = r < count && out < outputs ? dy[(begin + r) * outputs + out] : 0.f;
         }
         for (int i = lane; i < kBlockUnits; i += kWarp) {
-          if (keeps(first_unit + i)) staged_x[i * kInputs + r] = r < count ? x[(begin + r) * units + first_unit + i] : 0.f;
+          if (!keeps(first_unit + i)) continue;
+          staged_x[i * kInputs + r] = r < count ? x[(begin + r) * units + first_unit + i] : 0.f;
         }
       }
       __syncthreads();
