@@ -24,6 +24,13 @@ __device__ inline Kept kept_units(const int* indices, const long long* offsets, 
   return {indices + begin, int(__ldg(offsets + draw + 1) - begin)};
 }
 
+// Asks for the memory at p, to be read behind a barrier.
+__device__ inline void prefetch(const void* p) {
+#ifdef __CUDA_ARCH__
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
+#endif
+}
+
 __device__ inline const float4* quads(const float* p) { return reinterpret_cast<const float4*>(p); }
 __device__ inline float4* quads(float* p) { return reinterpret_cast<float4*>(p); }
 

@@ -55,6 +55,26 @@ struct Weights {
   }
 };
 
+// A step of the sequence: its rows, and what it keeps of the hidden state.
+struct Step {
+  long long first;
+  int size, draw;
+  Kept kept;
+
+  __device__ Step(int t, const long long* firsts, const int* indices, const long long* offsets, int steps_per_draw,
+                  int hidden)
+      : first(__ldg(firsts + t)),
+        size(int(__ldg(firsts + t + 1) - first)),
+        draw(t / steps_per_draw),
+        kept(kept_units(indices, offsets, draw, hidden)) {}
+
+  __device__ void prefetch_units() const {
+    constexpr int kLine = 32;  // ids
+    if (!kept.ids) return;
+    for (int i = kLine * threadIdx.x; i < kept.count; i += kLine * THREADS) prefetch(kept.ids + i);
+  }
+};
+
 __device__ float sigmoid(float v) { return 1.f / (1.f + expf(-v)); }
 
 }  // namespace
@@ -79,16 +99,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   float4* work = shared + resident * owned;
   if (offsets) offsets += direction * (draws + 1);
 
+  const auto step_at = [&](int s) {
+    return Step(direction == 0 ? s : steps - 1 - s, first, indices, offsets, steps_per_draw, hidden);
+  };
+  const auto cell_of = [&](const Step& step, int b, int unit) {
+    return ((step.first + b) * directions + direction) * hidden + unit;
+  };
+
+  Step step = step_at(0);
   for (int s = 0; s < steps; ++s) {
-    const int t = direction == 0 ? s : steps - 1 - s;
-    const long long first_row = __ldg(first + t);
-    const int size = int(__ldg(first + t + 1) - first_row);
-    const Kept kept = kept_units(indices, offsets, t / steps_per_draw, hidden);
+    const Kept kept = step.kept;
     const auto half = [&](int i) { return state + ((long long)i * directions + direction) * hidden * batch_padded; };
     const float* h_before = half(s % 2);
     float* h_after = half(1 - s % 2);
 
-    for (int row0 = 0; row0 < size; row0 += ROWS) {
+    for (int row0 = 0; row0 < step.size; row0 += ROWS) {
       float4 sums[ROWS];
 #pragma unroll
       for (int r = 0; r < ROWS; ++r) sums[r] = zero();
@@ -115,8 +140,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       __syncthreads();
       for (int item = threadIdx.x; item < ROWS * owned; item += THREADS) {
         const int b = row0 + item / owned, unit = first_unit + item % owned;
-        if (b >= size || unit >= hidden) continue;
-        const long long cell = ((first_row + b) * directions + direction) * hidden + unit;
+        if (b >= step.size || unit >= hidden) continue;
+        const long long cell = cell_of(step, b, unit);
         const long long place = ((long long)direction * batch + b) * hidden + unit;
         float4 gate = quads(gates)[cell], sum = zero();
         for (int i = 0; i < slices; ++i) add(sum, work[i * ROWS * owned + item]);
@@ -133,7 +158,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       }
       __syncthreads();
     }
-    if (s + 1 < steps) grid_barrier(arrivals + direction, (s + 1) * gridDim.x);
+
+    if (s + 1 == steps) break;
+    step = step_at(s + 1);
+    step.prefetch_units();
+    for (int item = threadIdx.x; item < step.size * owned; item += THREADS) {
+      prefetch(quads(gates) + cell_of(step, item / owned, min(first_unit + item % owned, hidden - 1)));
+    }
+    grid_barrier(arrivals + direction, (s + 1) * gridDim.x);
   }
 }
 
@@ -161,27 +193,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   float4* deltas = shared + resident * owned;
   if (offsets) offsets += direction * (draws + 1);
 
+  const auto step_at = [&](int s) {
+    return Step(direction == 0 ? s : steps - 1 - s, first, indices, offsets, steps_per_draw, hidden);
+  };
+  const auto cell_of = [&](const Step& step, int b, int unit) {
+    return ((step.first + b) * directions + direction) * hidden + unit;
+  };
+
+  Step step = step_at(steps - 1);
   for (int s = steps - 1; s >= 0; --s) {
-    const int t = direction == 0 ? s : steps - 1 - s, before = direction == 0 ? t - 1 : t + 1;
-    const bool starts = before < 0 || before == steps;
-    const long long first_row = __ldg(first + t), first_before = starts ? 0 : __ldg(first + before);
-    const int size = int(__ldg(first + t + 1) - first_row);
-    const int size_before = starts ? 0 : int(__ldg(first + before + 1) - first_before);
-    const int draw = t / steps_per_draw;
-    const Kept kept = kept_units(indices, offsets, draw, hidden);
+    const Step before = step_at(max(s - 1, 0));
+    const int size_before = s == 0 ? 0 : before.size;  // the rows beyond it start from the initial state
+    const Kept kept = step.kept;
     const long long part = (long long)batch_padded / 4 * hidden;  // quads of one block
     float4* parts = quads(partial) + ((s % 2) * directions + direction) * blocks * part;
 
-    for (int row0 = 0; row0 < size; row0 += ROWS) {
+    for (int row0 = 0; row0 < step.size; row0 += ROWS) {
       for (int item = threadIdx.x; item < ROWS * owned; item += THREADS) {
         const int r = item / owned, j = item % owned, b = row0 + r, unit = first_unit + j;
         float4 delta = zero();
-        if (b < size && unit < hidden) {
-          const long long cell = ((first_row + b) * directions + direction) * hidden + unit;
+        if (b < step.size && unit < hidden) {
+          const long long cell = cell_of(step, b, unit);
           const long long place = ((long long)direction * batch + b) * hidden + unit;
           const float4 gate = __ldg(quads(gates) + cell);
-          const long long cell_before = ((first_before + b) * directions + direction) * hidden + unit;
-          const float c_before = __ldg(b < size_before ? cells + cell_before : c_0 + place);
+          const float c_before = __ldg(b < size_before ? cells + cell_of(before, b, unit) : c_0 + place);
           const float tanh_c = tanhf(__ldg(cells + cell));
           const float from_y = dy ? __ldg(dy + cell) : 0.f;
           const float dh_t = dh[place] + from_y;
@@ -210,13 +245,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       }
       __syncthreads();
     }
+    before.prefetch_units();
+    for (int item = threadIdx.x; item < before.size * owned; item += THREADS) {
+      const long long cell = cell_of(before, item / owned, min(first_unit + item % owned, hidden - 1));
+      prefetch(quads(gates) + cell);
+      if (dy) prefetch(dy + cell);
+    }
     grid_barrier(arrivals + direction, (steps - s) * blocks);
 
     const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-    for (int item = warp; item < owned * ((size + 3) / 4); item += THREADS / kWarp) {
+    for (int item = warp; item < owned * ((step.size + 3) / 4); item += THREADS / kWarp) {
       const int unit = first_unit + item % owned, quad = item / owned;
       if (unit >= hidden) continue;
-      const int place = positions ? __ldg(positions + ((long long)direction * draws + draw) * hidden + unit) : unit;
+      const long long of_draw = ((long long)direction * draws + step.draw) * hidden;
+      const int place = positions ? __ldg(positions + of_draw + unit) : unit;
       float4 sum = zero();
       if (place >= 0) {
         const float4* from = parts + (long long)quad * hidden + place;
@@ -227,9 +269,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         const int b = 4 * quad + r;
-        if (lane == r && b < size) dh[((long long)direction * batch + b) * hidden + unit] = scale * of_row[r];
+        if (lane == r && b < step.size) dh[((long long)direction * batch + b) * hidden + unit] = scale * of_row[r];
       }
     }
     __syncthreads();
+    step = before;
   }
 }

@@ -35,7 +35,7 @@ def linear_fp(
     if bias is not None:
         _check("bias", bias, x, (weight.shape[0],))
         bias = bias.contiguous()
-    mask = _mask(indices, offsets, rows, x.shape[1], scale)
+    mask = _mask(indices, offsets, rows, len(x), x.shape[1], scale)
     by_unit = x.new_empty(x.shape[1], layout.padded(len(weight)))
     layout.by_unit(weight, by_unit)
     return products.fp(x.contiguous(), by_unit, bias, weight.shape[0], mask), by_unit
@@ -46,7 +46,7 @@ def linear_bp(dy: Tensor, by_unit: Tensor, indices: Tensor, offsets: Tensor, row
     """dx [rows, in] from dy [rows, out] and the weight by unit; zero where a unit was dropped."""
     _check("dy", dy, dy, (None, None))
     _check("by_unit", by_unit, dy, (None, layout.padded(dy.shape[1])))
-    return products.bp(dy.contiguous(), by_unit, _mask(indices, offsets, rows, len(by_unit), scale))
+    return products.bp(dy.contiguous(), by_unit, _mask(indices, offsets, rows, len(dy), len(by_unit), scale))
 
 
 @torch.library.custom_op("structured_dropout::cuda_linear_wg", mutates_args=())
@@ -56,7 +56,7 @@ def linear_wg(
     """dweight [out, in] and dbias [out]."""
     _check("x", x, dy, (None, None))
     _check("dy", dy, dy, (len(x), None))
-    by_unit = products.wg(x.contiguous(), dy.contiguous(), _mask(indices, offsets, rows, x.shape[1], scale))
+    by_unit = products.wg(x.contiguous(), dy.contiguous(), _mask(indices, offsets, rows, len(x), x.shape[1], scale))
     return layout.by_output(by_unit, dy.shape[1]), dy.sum(dim=0)
 
 
@@ -115,7 +115,7 @@ def lstm_fp(
     gates = gates.view(len(x), directions, hidden, 4)
     recurrence = _recurrence(u, packing, rh_indices, rh_offsets, rh_steps, rh_scale)
     y, cells, h_n, c_n = recurrence.fp(gates, h_0.contiguous(), c_0.contiguous())
-    return y.view(len(x), -1), h_n, c_n, gates, cells, w, u
+    return y.flatten(1), h_n, c_n, gates, cells, w, u
 
 
 @torch.library.custom_op("structured_dropout::cuda_lstm_bp", mutates_args=())
@@ -150,7 +150,7 @@ def lstm_bp(
     recurrence = _recurrence(u, packing, rh_indices, rh_offsets, rh_steps, rh_scale)
     dgates, dh_0, dc_0 = recurrence.bp(dy, dh_n, dc_n, gates, cells, c_0.contiguous())
     nr = _nr(len(w), packing, nr_indices, nr_offsets, nr_steps, nr_scale)
-    flat = dgates.view(len(dgates), -1)
+    flat = dgates.flatten(1)
     dx = flat @ w.t() if nr is None else products.bp(flat, w, nr)
     return dgates, dx, dh_0, dc_0
 
@@ -176,7 +176,7 @@ def lstm_wg(
     directions, _, hidden = h_0.shape
     nr = _nr(x.shape[1], packing, nr_indices, nr_offsets, nr_steps, nr_scale)
     rh = _rh(hidden, packing, rh_indices, rh_offsets, rh_steps, rh_scale)
-    flat = dgates.view(len(dgates), -1)
+    flat = dgates.flatten(1)
     of_inputs = x.t() @ flat if nr is None else products.wg(x.contiguous(), flat, nr)
     db = flat.sum(dim=0).view(directions, hidden, 4)
     dw_ih, dw_hh = [], []
@@ -293,7 +293,7 @@ def _rh(
 ) -> list[DeviceMask]:
     """The mask of each direction's recurrent state; none where nothing is dropped."""
     bounds = torch.tensor(packing.draw_bounds(steps))
-    return [_mask(i, o, bounds, hidden, scale) for i, o in zip(indices, offsets, strict=True)]
+    return [_mask(i, o, bounds, packing.bounds[-1], hidden, scale) for i, o in zip(indices, offsets, strict=True)]
 
 
 def _nr(
@@ -302,11 +302,14 @@ def _nr(
     """The mask of the layer's input, None where nothing is dropped."""
     if indices is None or offsets is None:
         return None
-    return _mask(indices, offsets, torch.tensor(packing.draw_bounds(steps)), units, scale)
+    return _mask(indices, offsets, torch.tensor(packing.draw_bounds(steps)), packing.bounds[-1], units, scale)
 
 
-def _mask(indices: Tensor, offsets: Tensor, rows: Tensor, units: int, scale: float) -> DeviceMask:
-    """The mask beside its indices. That these ascend within [0, units) is not checked: it would wait for the device."""
+def _mask(indices: Tensor, offsets: Tensor, rows: Tensor, total: int, units: int, scale: float) -> DeviceMask:
+    """A mask over ``total`` rows, beside its indices.
+
+    That these ascend within [0, units) is not checked: it would wait for the device.
+    """
     if indices.dtype != torch.int32 or indices.dim() != 1:
         raise ValueError(f"mask indices must be 1-d int32, are {indices.dtype} {list(indices.shape)}")
     for name, bounds in (("offsets", offsets), ("rows", rows)):
@@ -314,9 +317,15 @@ def _mask(indices: Tensor, offsets: Tensor, rows: Tensor, units: int, scale: flo
             raise ValueError(f"mask {name} must be 1-d int64 on the CPU, are {bounds.dtype} on {bounds.device}")
     if len(offsets) != len(rows):
         raise ValueError(f"a mask of {len(offsets) - 1} draws cannot serve the rows of {len(rows) - 1}")
-    if offsets[0] != 0 or offsets[-1] != len(indices) or (offsets.diff() < 0).any():
+    if not _ascends(offsets, len(indices)):
         raise ValueError(f"mask offsets must ascend from 0 to the {len(indices)} indices, are {offsets.tolist()}")
+    if not _ascends(rows, total):
+        raise ValueError(f"mask rows must ascend from 0 to {total}, are {rows.tolist()}")
     return device_mask(indices, offsets, rows, units, scale)
+
+
+def _ascends(bounds: Tensor, end: int) -> bool:
+    return bool(len(bounds) and bounds[0] == 0 and bounds[-1] == end and (bounds.diff() >= 0).all())
 
 
 def _packing(batch_sizes: Tensor) -> Packing:
