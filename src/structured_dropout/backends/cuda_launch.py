@@ -128,6 +128,11 @@ def read_source(source: str, folder: Path | None = None) -> str:
     return inlined(source)
 
 
+def compiler_options(defines: tuple[str, ...]) -> tuple[str, ...]:
+    """NVRTC's, without the architecture."""
+    return ("-std=c++17", *(f"-D{define}" for define in defines))
+
+
 class CupyLauncher:
     """Runs the kernels on NVIDIA devices; CuPy is imported with the first of them."""
 
@@ -201,8 +206,7 @@ def _shared_limit(device: int) -> int:
 def _kernel(source: str, name: str, cooperative: bool, defines: tuple[str, ...]) -> Any:  # cupy.RawKernel
     import cupy
 
-    options = ("-std=c++17", *(f"-D{define}" for define in defines))
-    return cupy.RawKernel(read_source(source), name, options, enable_cooperative_groups=cooperative)
+    return cupy.RawKernel(read_source(source), name, compiler_options(defines), enable_cooperative_groups=cooperative)
 
 
 def _folder() -> Path:
