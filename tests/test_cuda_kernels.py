@@ -11,8 +11,9 @@ from cuda_shim import ShimLauncher
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout, UnitMask, backends
 from structured_dropout.backends import cuda_launch
-from structured_dropout.backends.cuda_ops import ops
-from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights
+from structured_dropout.backends.cuda_linear import linear
+from structured_dropout.backends.cuda_lstm import lstm_layer
+from structured_dropout.backends.interface import LayerMasks, Weights
 from structured_dropout.masks import Packing, draw
 
 
@@ -22,6 +23,8 @@ def on_the_cpu():
         yield
 
 
+ops = torch.ops.structured_dropout
+
 PACKINGS = {
     "padded": Packing.padded(4, 3),
     "packed": Packing((5, 4, 4, 1)),
@@ -30,23 +33,6 @@ PACKINGS = {
     "empty steps": Packing((2, 1, 0)),
     "no rows": Packing((0, 0)),
 }
-
-
-def linear(x, weight, bias, mask: UnitMask, packing: Packing):
-    rows = torch.tensor(packing.draw_bounds(mask.steps_per_draw))
-    return ops.cuda_linear_fp(x, weight, bias, mask.indices, mask.offsets, rows, mask.scale)[0]
-
-
-def lstm_layer(x, h_0, c_0, weights: tuple[Weights, ...], masks: LayerMasks, packing: Packing) -> LayerOutput:
-    w_ih, w_hh, b_ih, b_hh = zip(*weights, strict=True)
-    biases = ([], []) if b_ih[0] is None else (b_ih, b_hh)
-    nr, rh = masks.nr, [mask for mask in masks.rh if mask is not None]
-    nr_mask = (None, None, 1, 1.0) if nr is None else (nr.indices, nr.offsets, nr.steps_per_draw, nr.scale)
-    rh_numbers = (rh[0].steps_per_draw, rh[0].scale) if rh else (1, 1.0)
-    rh_mask = ([mask.indices for mask in rh], [mask.offsets for mask in rh], *rh_numbers)
-    sizes = torch.tensor(packing.sizes)
-    y, h_n, c_n, *_ = ops.cuda_lstm_fp(x, h_0, c_0, w_ih, w_hh, *biases, sizes, *nr_mask, *rh_mask)
-    return LayerOutput(y, h_n, c_n)
 
 
 def drawn(packing: Packing, units: int, p: float, redraw_every: int = 1) -> UnitMask:
@@ -109,7 +95,11 @@ def test_linear_where_draws_keep_nothing_or_all():
 @pytest.fixture
 def layer(monkeypatch):
     """judge.agree_on_layer on the operators of cuda_ops."""
-    monkeypatch.setitem(backends._BACKENDS, "shim", SimpleNamespace(lstm_layer=lstm_layer))
+
+    def run(x, h_0, c_0, weights, masks: LayerMasks, packing: Packing):
+        return lstm_layer(x, h_0, c_0, weights, masks.nr, [mask for mask in masks.rh if mask is not None], packing)
+
+    monkeypatch.setitem(backends._BACKENDS, "shim", SimpleNamespace(lstm_layer=run))
     return partial(judge.agree_on_layer, "shim")
 
 
@@ -165,11 +155,9 @@ def test_layer_on_other_devices(layer, device, hidden):
 def test_a_hidden_size_that_no_grid_can_own():
     with cuda_launch.use(ShimLauncher(multiprocessors=1, shared_limit=10 << 10)):
         x, state, weight = torch.zeros(1, 1), torch.zeros(1, 1, 129), torch.zeros(516, 129)
-        sizes = torch.tensor([1])
+        weights = (Weights(weight[:, :1], weight, None, None),)
         with pytest.raises(ValueError, match="129 units to each multiprocessor of cpu, whose block can own 128"):
-            ops.cuda_lstm_fp(
-                x, state, state, [weight[:, :1]], [weight], [], [], sizes, None, None, 1, 1.0, [], [], 1, 1.0
-            )
+            lstm_layer(x, state, state, weights, None, [], Packing.padded(1, 1))
 
 
 def linear_arguments(requires_grad=True):
@@ -178,7 +166,7 @@ def linear_arguments(requires_grad=True):
     for tensor in (x, weight, bias):
         tensor.requires_grad_(requires_grad)
     indices = torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32)
-    return x, weight, bias, indices, torch.tensor([0, 2, 2, 5]), torch.tensor([0, 2, 4, 6]), 2.0
+    return x, weight, bias, indices, torch.tensor([0, 2, 2, 5]), torch.tensor([0, 2, 4, 6]), 2, 2.0
 
 
 def lstm_arguments(requires_grad=True):
@@ -188,8 +176,8 @@ def lstm_arguments(requires_grad=True):
     for tensor in (x, h_0, c_0, *(w for pair in weights for w in pair)):
         tensor.requires_grad_(requires_grad)
     nr = torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([0, 2, 3])
-    rh = torch.tensor([3, 0, 1], dtype=torch.int32), torch.tensor([0, 1, 3])
-    return x, h_0, c_0, *weights, torch.tensor([3, 2]), *nr, 1, 2.0, [rh[0]] * 2, [rh[1]] * 2, 1, 2.0
+    rh = torch.tensor([3, 0, 1, 0, 1, 2], dtype=torch.int32), torch.tensor([[0, 1, 3], [3, 6, 6]])
+    return x, h_0, c_0, *weights, [3, 2], torch.tensor([0, 3, 5]), *nr, 1, 2.0, *rh, 1, 2.0
 
 
 @pytest.mark.parametrize(
@@ -224,27 +212,28 @@ def test_gradient_of_one_output_alone(output):
 
 
 def test_strided_inputs():
-    x, weight, bias, *mask = linear_arguments(requires_grad=False)
-    expected, _ = ops.cuda_linear_fp(x, weight, bias, *mask)
-    actual, _ = ops.cuda_linear_fp(x.t().contiguous().t(), weight.t().contiguous().t(), bias, *mask)
-    assert torch.equal(actual, expected)
+    torch.manual_seed(0)
+    packing = Packing.padded(3, 2)
+    x, weight, mask = torch.randn(6, 5), torch.randn(9, 5), drawn(packing, 5, 0.5)
+    strided = linear(x.t().contiguous().t(), weight.t().contiguous().t(), None, mask, packing)
+    assert torch.equal(strided, linear(x, weight, None, mask, packing))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({0: torch.randn(6, 4)}, r"weight must have shape \[None, 4\], has \[9, 5\]"),
-        ({1: torch.randn(9, 5, dtype=torch.float64)}, "weight is torch.float64: the CUDA kernels take float32"),
-        ({2: torch.randn(8)}, r"bias must have shape \[9\], has \[8\]"),
-        ({3: torch.tensor([1, 4, 0, 2, 3])}, "mask indices must be 1-d int32"),
-        ({4: torch.tensor([0, 2, 2, 4])}, "offsets must ascend from 0 to the 5 indices"),
-        ({5: torch.tensor([0, 2, 4, 5])}, "rows must ascend from 0 to 6"),
-        ({5: torch.tensor([0, 6])}, "a mask of 3 draws cannot serve the rows of 1"),
+        ({"x": torch.randn(6, 4)}, r"weight must have shape \[None, 4\], has \[9, 5\]"),
+        ({"weight": torch.randn(9, 5).double()}, "weight is torch.float64: the CUDA kernels take float32"),
+        ({"bias": torch.randn(8)}, r"bias must have shape \[9\], has \[8\]"),
+        ({"indices": torch.zeros(5, dtype=torch.int64)}, "must have int32 indices .* of torch.int64"),
+        ({"indices": torch.zeros(4, dtype=torch.int32)}, "its 5 kept units, has 4"),
+        ({"steps_per_draw": 2}, "3 draws of 5 units, 3 steps with a draw for every 2 of 5 units need 2"),
+        ({"units": 6}, "3 draws of 6 units"),
     ],
 )
 def test_wrong_arguments(change, message):
-    arguments = list(linear_arguments(requires_grad=False))
-    for position, value in change.items():
-        arguments[position] = value
+    x, weight, bias, indices, offsets, *_ = linear_arguments(requires_grad=False)
+    given = {"x": x, "weight": weight, "bias": bias, "indices": indices, "steps_per_draw": 1, "units": 5} | change
+    mask = UnitMask(given["indices"], offsets, given["steps_per_draw"], given["units"], 2.0)
     with pytest.raises(ValueError, match=message):
-        ops.cuda_linear_fp(*arguments)
+        linear(given["x"], given["weight"], given["bias"], mask, Packing.padded(3, 2))

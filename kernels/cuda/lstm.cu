@@ -80,16 +80,17 @@ __device__ float sigmoid(float v) { return 1.f / (1.f + expf(-v)); }
 }  // namespace
 
 // FP. gates [rows][directions][hidden][4] holds what the input adds to the gates and leaves with the activated gates;
-// cells and y [rows][directions][hidden] are written. h_n and c_n [directions][batch][hidden] hold the initial state
-// and leave with each row's last. state [2][directions][hidden][batch_padded], a multiple of ROWS, holds the initial h
-// twice, by unit: a step reads one half, its kept units only, and writes the other.
+// cells and y [rows][directions][hidden] are written, and from h_0 and c_0 [directions][batch][hidden] each row's last
+// state, h_n and c_n. state [2][directions][hidden][batch_padded], a multiple of ROWS, is scratch: h by unit. A step
+// reads one half, its kept units only, and writes the other.
 //
 // The threads of a block split the kept units: thread (slice, j) sums over its slice what they add to the gates of unit
 // j, for ROWS rows at once; then the slices are added, in their order, and the cells computed.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     lstm_fp(float* gates, const float* weight, const int* indices, const long long* offsets, const long long* first,
-            float* state, float* h_n, float* c_n, float* cells, float* y, int* arrivals, float scale, int steps,
-            int steps_per_draw, int draws, int batch, int batch_padded, int hidden, int owned, int resident) {
+            const float* h_0, const float* c_0, float* state, float* h_n, float* c_n, float* cells, float* y,
+            int* arrivals, float scale, int steps, int steps_per_draw, int draws, int batch, int batch_padded,
+            int hidden, int owned, int resident) {
   extern __shared__ float4 shared[];  // U's share; then h [chunk][ROWS], then in its place sums [slice][ROWS][owned]
   constexpr int kRowQuads = ROWS / 4, kChunk = 4 * THREADS;  // as many units of h as fit where the sums will be
 
@@ -106,10 +107,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     return ((step.first + b) * directions + direction) * hidden + unit;
   };
 
+  const auto half = [&](int i) { return state + ((long long)i * directions + direction) * hidden * batch_padded; };
+
+  // Both halves begin with h_0, for rows that take no part in the first steps.
+  for (int item = threadIdx.x; item < owned * batch_padded; item += THREADS) {
+    const int unit = first_unit + item / batch_padded, b = item % batch_padded;
+    if (unit >= hidden) break;
+    const long long place = ((long long)direction * batch + b) * hidden + unit;
+    const float h = b < batch ? __ldg(h_0 + place) : 0.f;
+    for (int i = 0; i < 2; ++i) half(i)[(long long)unit * batch_padded + b] = h;
+    if (b >= batch) continue;
+    h_n[place] = h;
+    c_n[place] = __ldg(c_0 + place);
+  }
   Step step = step_at(0);
+  grid_barrier(arrivals + direction, gridDim.x);
+
   for (int s = 0; s < steps; ++s) {
     const Kept kept = step.kept;
-    const auto half = [&](int i) { return state + ((long long)i * directions + direction) * hidden * batch_padded; };
     const float* h_before = half(s % 2);
     float* h_after = half(1 - s % 2);
 
@@ -165,13 +180,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     for (int item = threadIdx.x; item < step.size * owned; item += THREADS) {
       prefetch(quads(gates) + cell_of(step, item / owned, min(first_unit + item % owned, hidden - 1)));
     }
-    grid_barrier(arrivals + direction, (s + 1) * gridDim.x);
+    grid_barrier(arrivals + direction, (s + 2) * gridDim.x);
   }
 }
 
-// BP, back through the steps. gates and cells are FP's, c_0 [directions][batch][hidden] is the initial state and
-// dy [rows][directions][hidden] may be null; dgates [rows][directions][hidden][4] is written. dh and dc
-// [directions][batch][hidden] hold the gradients of h_n and c_n and leave with those of h_0 and c_0.
+// BP, back through the steps. gates, cells and c_0 [directions][batch][hidden] are FP's; of the gradients that come,
+// dy [rows][directions][hidden] and, like c_0, dh_n and dc_n, each may be null: zeros. dgates
+// [rows][directions][hidden][4] is written, and like c_0 dh and dc, the state's, at last those of h_0 and c_0.
 // positions [directions][draws][hidden] says where in its list a draw keeps a unit, null with offsets.
 //
 // dh of the step before is a sum over the gates of all units, so over all blocks. A block adds up its own gates, for
@@ -181,10 +196,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 // computed its own units outright instead, it would read the gradients of all gates, 16 * hidden * batch bytes a step,
 // and the block with the most kept units would hold up all others.)
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    lstm_bp(const float* gates, const float* cells, const float* c_0, const float* dy, const float* weight,
-            const int* indices, const long long* offsets, const int* positions, const long long* first, float* dgates,
-            float* dh, float* dc, float* partial, int* arrivals, float scale, int steps, int steps_per_draw, int draws,
-            int batch, int batch_padded, int hidden, int owned, int resident) {
+    lstm_bp(const float* gates, const float* cells, const float* c_0, const float* dy, const float* dh_n,
+            const float* dc_n, const float* weight, const int* indices, const long long* offsets, const int* positions,
+            const long long* first, float* dgates, float* dh, float* dc, float* partial, int* arrivals, float scale,
+            int steps, int steps_per_draw, int draws, int batch, int batch_padded, int hidden, int owned,
+            int resident) {
   extern __shared__ float4 shared[];  // U's share; then the gradients of the block's gates [owned][ROWS]
   constexpr int kRowQuads = ROWS / 4;
 
@@ -199,6 +215,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   const auto cell_of = [&](const Step& step, int b, int unit) {
     return ((step.first + b) * directions + direction) * hidden + unit;
   };
+
+  for (int item = threadIdx.x; item < owned * batch; item += THREADS) {
+    const int unit = first_unit + item % owned;
+    if (unit >= hidden) continue;
+    const long long place = ((long long)direction * batch + item / owned) * hidden + unit;
+    dh[place] = dh_n ? __ldg(dh_n + place) : 0.f;
+    dc[place] = dc_n ? __ldg(dc_n + place) : 0.f;
+  }
+  __syncthreads();
 
   Step step = step_at(steps - 1);
   for (int s = steps - 1; s >= 0; --s) {

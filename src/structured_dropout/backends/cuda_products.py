@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-
-import torch
 from torch import Tensor
 
 from structured_dropout.backends import cuda_launch
 from structured_dropout.backends.cuda_layout import padded
+from structured_dropout.backends.cuda_masks import DeviceMask
 
 _SOURCE = "products.cu"
 _WARP = 32
@@ -20,59 +17,19 @@ _WG_THREADS, _WG_UNITS = 8 * _WARP, 64
 _TILES = range(20, 0, -4)  # rows that a thread can sum in registers without spilling
 
 
-@dataclass(frozen=True)
-class DeviceMask:
-    """A structured mask where the kernels read it. The host knows its sizes and not its counts, so waits for nothing.
-
-    Args:
-        indices: int32 [kept units of all draws], ascending within a draw.
-        offsets: int64 [draws + 1]; draw d keeps ``indices[offsets[d]:offsets[d + 1]]``.
-        rows: int64 [draws + 1]; draw d serves the rows ``rows[d]`` to ``rows[d + 1]``.
-        most_rows: the rows of the draw that serves the most.
-        units: size of the dropped dimension.
-        scale: the factor on kept units.
-    """
-
-    indices: Tensor
-    offsets: Tensor
-    rows: Tensor
-    most_rows: int
-    units: int
-    scale: float
-
-    @property
-    def draws(self) -> int:
-        return len(self.offsets) - 1
-
-    @cached_property
-    def positions(self) -> Tensor:
-        """int32 [draws, units]: where in its list a draw keeps a unit, -1 where it drops it."""
-        positions = self.indices.new_empty(self.draws, self.units)
-        if positions.numel():
-            arguments = (self.indices, self.offsets, self.units, positions)
-            cuda_launch.launch(_SOURCE, "unit_positions", (self.draws, 1, 1), (256, 1, 1), 0, arguments)
-        return positions
-
-
-def device_mask(indices: Tensor, offsets: Tensor, bounds: Tensor, units: int, scale: float) -> DeviceMask:
-    """A mask with ``offsets`` and the row ``bounds`` of its draws, int64 [draws + 1] on the CPU, beside its indices."""
-    most_rows = int(bounds.diff().max()) if len(bounds) > 1 else 0
-    device = indices.device
-    return DeviceMask(
-        indices.contiguous(), copied_to(device, offsets), copied_to(device, bounds), most_rows, units, scale
-    )
-
-
-def copied_to(device: torch.device, numbers: Tensor) -> Tensor:
-    """A small CPU tensor on ``device``, without waiting for the device."""
-    if device.type != "cuda":
-        return numbers.contiguous()
-    return numbers.pin_memory().to(device, non_blocking=True)
-
-
 def row_tile(rows: int) -> int:
     """How many rows a block takes at once: what leaves the fewest idle, the larger where two are equal."""
     return min(_TILES, key=lambda tile: -(-rows // tile) * tile)
+
+
+def positions(indices: Tensor, offsets: Tensor, units: int) -> Tensor:
+    """[..., draws, units] int32 of offsets [..., draws + 1]: where a draw's list has a unit, -1: nowhere."""
+    draws = offsets.shape[-1] - 1
+    result = indices.new_empty(*offsets.shape[:-1], draws, units)
+    if result.numel():
+        grid = (draws, result[..., 0, 0].numel(), 1)
+        cuda_launch.launch(_SOURCE, "unit_positions", grid, (256, 1, 1), 0, (indices, offsets, units, result))
+    return result
 
 
 def fp(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, mask: DeviceMask) -> Tensor:
@@ -99,17 +56,15 @@ def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
     return dx
 
 
-def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
-    """The weight's gradient by unit, [units, out rounded up to 4] (figure 2c)."""
+def wg(x: Tensor, dy: Tensor, positions: Tensor, rows: Tensor, scale: float) -> Tensor:
+    """The weight's gradient by unit, [units, out rounded up to 4] (figure 2c); positions [draws, units]."""
+    draws, units = positions.shape
     outputs = dy.shape[1]
-    stride = padded(outputs)
-    dweight = x.new_empty(mask.units, stride)
+    dweight = x.new_empty(units, padded(outputs))
     if dweight.numel():
-        grid = (-(-outputs // _COLUMNS), -(-mask.units // _WG_UNITS), 1)
-        draws = (mask.positions, mask.rows, mask.draws, mask.scale, mask.units)
-        cuda_launch.launch(
-            _SOURCE, "linear_wg", grid, (_WG_THREADS, 1, 1), 0, (x, dy, *draws, outputs, stride, dweight)
-        )
+        grid = (-(-outputs // _COLUMNS), -(-units // _WG_UNITS), 1)
+        arguments = (x, dy, positions, rows, draws, scale, units, outputs, dweight.shape[1], dweight)
+        cuda_launch.launch(_SOURCE, "linear_wg", grid, (_WG_THREADS, 1, 1), 0, arguments)
     return dweight
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends import cuda_launch
-from structured_dropout.backends.cuda_products import DeviceMask, row_tile
+from structured_dropout.backends.cuda_products import positions, row_tile
 
 _SOURCE = "lstm.cu"
 _QUAD = 16  # bytes of four floats
-_Arguments = tuple[Tensor | int | float | None, ...]
+_BP_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,22 @@ class Recurrence:
 
     Args:
         weight: U by unit and by gate, [directions, hidden, hidden, 4].
-        rh: the mask of each direction; empty where nothing is dropped.
         first: int64 [steps + 1] on the device; step t owns the rows ``first[t]`` to ``first[t + 1]``.
         batch: rows of the first step.
-        steps_per_draw: steps that a draw of ``rh`` serves.
+        indices: int32, the kept hidden units of all draws of the first direction, then of the second; None where
+            nothing is dropped.
+        offsets: int64 [directions, draws + 1] into ``indices``.
+        steps_per_draw: steps that a draw serves.
+        scale: the factor on kept units.
     """
 
     weight: Tensor
-    rh: list[DeviceMask]
     first: Tensor
     batch: int
+    indices: Tensor | None
+    offsets: Tensor | None
     steps_per_draw: int
+    scale: float
 
     def fp(self, gates: Tensor, h_0: Tensor, c_0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """From what the input adds to the gates, [rows, directions, hidden, 4], which leaves as the activated gates.
@@ -39,66 +44,60 @@ class Recurrence:
         Returns:
             y and cells [rows, directions, hidden]; h_n and c_n [directions, batch, hidden].
         """
-        tile = row_tile(self.batch)
-        h_n, c_n = h_0.clone(), c_0.clone()
         y, cells = (gates.new_empty(gates.shape[:-1]) for _ in range(2))
-        if y.numel():
-            state = gates.new_zeros(2, self._directions, self._hidden, self._padded(tile))
-            state[..., : self.batch] = h_0.transpose(1, 2)
-            threads, resident = self._fp_block(tile)
-            work = threads * tile * _QUAD
-            arguments = (gates, self.weight, *self._draws(), self.first, state, h_n, c_n, cells, y)
-            self._launch("lstm_fp", tile, threads, resident, work, arguments)
+        if y.numel() == 0:
+            return y, cells, h_0.clone(), c_0.clone()
+        h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
+        tile = row_tile(self.batch)
+        state = gates.new_empty(2, self._directions, self._hidden, self._padded(tile))
+        threads, resident = self._fp_block(tile)
+        shared = self._share(resident) + threads * tile * _QUAD
+        draws = (self.indices, self.offsets, self.first)
+        tensors = (gates, self.weight, *draws, h_0, c_0, state, h_n, c_n, cells, y)
+        self._launch("lstm_fp", tile, threads, resident, shared, tensors)
         return y, cells, h_n, c_n
 
     def bp(
-        self, dy: Tensor | None, dh_n: Tensor, dc_n: Tensor, gates: Tensor, cells: Tensor, c_0: Tensor
+        self, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, gates: Tensor, cells: Tensor, c_0: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """From the gradients of y [rows, directions * hidden], h_n and c_n, and what FP left.
+        """From the gradients of y [rows, directions * hidden], h_n and c_n (None: zeros), and what FP left.
 
         Returns:
             dgates [rows, directions, hidden, 4], before the activations; dh_0 and dc_0 [directions, batch, hidden].
         """
-        tile = row_tile(self.batch)
-        dh, dc = dh_n.clone(), dc_n.clone()
         dgates = torch.empty_like(gates)
-        if gates.numel():
-            work = self._owned * tile * _QUAD
-            resident = self._resident(work)
-            parts = gates.new_empty(2, self._directions, self._blocks, self._padded(tile) // 4, self._hidden, 4)
-            positions = torch.stack([mask.positions for mask in self.rh]) if self.rh else None
-            arguments = (
-                *(gates, cells, c_0, dy, self.weight, *self._draws(), positions, self.first),
-                *(dgates, dh, dc, parts),
-            )
-            self._launch("lstm_bp", tile, 256, resident, work, arguments)
+        if gates.numel() == 0:
+            dh, dc = (torch.zeros_like(c_0) if d is None else d.clone() for d in (dh_n, dc_n))
+            return dgates, dh, dc
+        dh, dc = torch.empty_like(c_0), torch.empty_like(c_0)
+        tile = row_tile(self.batch)
+        resident = self._resident(self._owned * tile * _QUAD)
+        shared = self._share(resident) + self._owned * tile * _QUAD
+        parts = gates.new_empty(2, self._directions, self._blocks, self._padded(tile) // 4, self._hidden, 4)
+        places = None
+        if self.indices is not None and self.offsets is not None:
+            places = positions(self.indices, self.offsets, self._hidden)
+        draws = (self.indices, self.offsets, places, self.first)
+        tensors = (gates, cells, c_0, dy, dh_n, dc_n, self.weight, *draws, dgates, dh, dc, parts)
+        self._launch("lstm_bp", tile, _BP_THREADS, resident, shared, tensors)
         return dgates, dh, dc
 
-    def _launch(self, name: str, tile: int, threads: int, resident: int, work: int, arguments: _Arguments) -> None:
+    def _launch(
+        self, name: str, tile: int, threads: int, resident: int, shared: int, tensors: tuple[Tensor | None, ...]
+    ) -> None:
         arrivals = torch.zeros(self._directions, dtype=torch.int32, device=self.weight.device)
-        steps, draws = len(self.first) - 1, self.rh[0].draws if self.rh else 0
-        scale = self.rh[0].scale if self.rh else 1.0
+        steps, draws = len(self.first) - 1, 0 if self.offsets is None else self.offsets.shape[1] - 1
         sizes = (steps, self.steps_per_draw, draws, self.batch, self._padded(tile), self._hidden, self._owned, resident)
         cuda_launch.launch(
             _SOURCE,
             name,
             (self._blocks, self._directions, 1),
             (threads, 1, 1),
-            resident * self._owned * _QUAD + work,
-            (*arguments, arrivals, scale, *sizes),
+            shared,
+            (*tensors, arrivals, self.scale, *sizes),
             cooperative=True,
             defines=(f"ROWS={tile}", f"THREADS={threads}"),
         )
-
-    def _draws(self) -> tuple[Tensor | None, Tensor | None]:
-        """indices of all directions, one after the other, and offsets [directions, draws + 1] into them."""
-        if not self.rh:
-            return None, None
-        before, offsets = 0, []
-        for mask in self.rh:
-            offsets.append(mask.offsets + before)
-            before += len(mask.indices)
-        return torch.cat([mask.indices for mask in self.rh]), torch.stack(offsets)
 
     def _fp_block(self, tile: int) -> tuple[int, int]:
         """Threads of a block, and the units whose weights it keeps in shared memory.
@@ -120,7 +119,11 @@ class Recurrence:
     def _resident(self, work: int) -> int:
         """The units whose weights fit into a block's shared memory beside ``work`` bytes."""
         left = cuda_launch.shared_limit(self.weight.device) - work
-        return max(0, min(self._hidden, left // (self._owned * _QUAD)))
+        return max(0, min(self._hidden, left // self._share(1)))
+
+    def _share(self, units: int) -> int:
+        """Bytes of what so many units of h add to the gates of a block's units."""
+        return units * self._owned * _QUAD
 
     def _padded(self, tile: int) -> int:
         return -(-self.batch // tile) * tile
