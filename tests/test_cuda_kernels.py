@@ -78,10 +78,10 @@ def test_linear_over_sizes(units, outputs):
     agree_on_linear(packing, units, outputs, drawn(packing, units, 0.5), bias=outputs != 4)
 
 
-@pytest.mark.parametrize("redraw_every", [1, 2, 3])
+@pytest.mark.parametrize("redraw_every", [1, 2, 3, 20])
 def test_linear_over_draws(redraw_every):
     torch.manual_seed(0)
-    packing = Packing((9, 9, 8))
+    packing = Packing((9, 9, 9, 8, 8))
     agree_on_linear(packing, 10, 12, drawn(packing, 10, 0.5, redraw_every))
 
 
@@ -217,6 +217,17 @@ def test_strided_inputs():
     x, weight, mask = torch.randn(6, 5), torch.randn(9, 5), drawn(packing, 5, 0.5)
     strided = linear(x.t().contiguous().t(), weight.t().contiguous().t(), None, mask, packing)
     assert torch.equal(strided, linear(x, weight, None, mask, packing))
+
+
+def test_gradients_at_an_odd_address():
+    x, weight, bias, *mask = linear_arguments(requires_grad=False)
+    dy = torch.randn(6 * 8 + 1)[1:].view(6, 8)
+    _, by_unit = ops.cuda_linear_fp(x, weight[:8].clone(), bias[:8].clone(), *mask)
+    assert torch.equal(ops.cuda_linear_bp(dy, by_unit, *mask), ops.cuda_linear_bp(dy.clone(), by_unit, *mask))
+    for actual, expected in zip(
+        ops.cuda_linear_wg(x, dy, *mask), ops.cuda_linear_wg(x, dy.clone(), *mask), strict=True
+    ):
+        assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize(

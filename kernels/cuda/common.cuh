@@ -31,6 +31,22 @@ __device__ inline void prefetch(const void* p) {
 #endif
 }
 
+// Copies to shared memory for which no thread waits until wait_for_copies(); before sm_80 they are plain copies. A
+// barrier then shows them to the other threads.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+__device__ inline void copy_async(float* to, const float* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from));
+}
+__device__ inline void copy_async(float4* to, const float4* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from));
+}
+__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#else
+__device__ inline void copy_async(float* to, const float* from) { *to = *from; }
+__device__ inline void copy_async(float4* to, const float4* from) { *to = *from; }
+__device__ inline void wait_for_copies() {}
+#endif
+
 __device__ inline const float4* quads(const float* p) { return reinterpret_cast<const float4*>(p); }
 __device__ inline float4* quads(float* p) { return reinterpret_cast<float4*>(p); }
 

@@ -26,6 +26,31 @@ struct RowTile {
 
 constexpr int kColumns = 4 * kWarp;  // the columns of a warp: four a lane
 
+// Starts to copy the rows from `first` on of dy [rows][outputs], their kColumns columns from `column` on, to shared
+// [size][kColumns]; zeros stand for rows from `count` on and for columns that do not exist. dy is aligned to 16 bytes.
+__device__ void stage_rows(float* to, const float* dy, long long first, int count, int size, int column, int outputs) {
+  const float* from = dy + first * outputs + column;
+  if (outputs % 4 == 0) {
+    for (int item = threadIdx.x; item < size * kWarp; item += blockDim.x) {
+      const int r = item / kWarp, c = item % kWarp * 4;
+      if (r < count && column + c < outputs) {
+        copy_async(quads(to) + item, quads(from + (long long)r * outputs + c));
+      } else {
+        quads(to)[item] = zero();
+      }
+    }
+    return;
+  }
+  for (int item = threadIdx.x; item < size * kColumns; item += blockDim.x) {
+    const int r = item / kColumns, c = item % kColumns;
+    if (r < count && column + c < outputs) {
+      copy_async(to + item, from + (long long)r * outputs + c);
+    } else {
+      to[item] = 0.f;
+    }
+  }
+}
+
 }  // namespace
 
 // positions[d][unit] = where in its list draw d keeps the unit, -1 where it drops it. One block a draw; blockIdx.y
@@ -100,14 +125,15 @@ extern "C" __global__ void __launch_bounds__(kFpWarps* kWarp, 3)
 // nothing is written, or computed, for the others.
 //
 // A block owns ROWS rows and kBpWarps * kBpUnits places in the draw's list of kept units, so that all its lanes work
-// whatever was dropped. A warp holds the sums of kBpUnits units, its lanes share out the columns.
+// whatever was dropped. A warp holds the sums of kBpUnits units, its lanes share out the columns. The next columns of
+// dy are on their way to shared memory while these are used.
 constexpr int kBpWarps = 8, kBpUnits = 4;
 
 extern "C" __global__ void __launch_bounds__(kBpWarps* kWarp, 2)
     linear_bp(const float* __restrict__ dy, const float* __restrict__ weight, const int* __restrict__ indices,
               const long long* __restrict__ offsets, const long long* __restrict__ rows, float scale, int units,
               int outputs, int stride, int row_tiles, float* __restrict__ dx) {
-  __shared__ float4 gradients[ROWS * kWarp];  // [ROWS][kColumns]
+  __shared__ float4 gradients[2][ROWS * kWarp];  // [ROWS][kColumns]
 
   const RowTile tile(rows, row_tiles);
   if (tile.count <= 0) return;
@@ -115,27 +141,26 @@ extern "C" __global__ void __launch_bounds__(kBpWarps* kWarp, 2)
   if (blockIdx.y * kBpWarps * kBpUnits >= kept.count) return;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int place = (blockIdx.y * kBpWarps + warp) * kBpUnits, owned = min(kBpUnits, kept.count - place);
+  const auto stage = [&](int column, int half) {
+    float* to = reinterpret_cast<float*>(gradients[half]);
+    stage_rows(to, dy, tile.first, tile.count, ROWS, column, outputs);
+  };
 
   float sums[ROWS][kBpUnits] = {};
-  for (int begin = 0; begin < stride; begin += kColumns) {
+  stage(0, 0);
+  for (int begin = 0, half = 0; begin < stride; begin += kColumns, half ^= 1) {
     float4 w[kBpUnits];
 #pragma unroll
     for (int u = 0; u < kBpUnits; ++u) {
       const bool inside = u < owned && begin + 4 * lane < stride;
       w[u] = inside ? __ldg(quads(weight + (long long)kept[place + u] * stride + begin + 4 * lane)) : zero();
     }
-    __syncthreads();  // nobody reads the gradients before any more
-    for (int r = warp; r < ROWS; r += kBpWarps) {
-      for (int i = lane; i < kColumns; i += kWarp) {
-        const bool inside = r < tile.count && begin + i < outputs;
-        reinterpret_cast<float*>(gradients)[r * kColumns + i] =
-            inside ? dy[(tile.first + r) * outputs + begin + i] : 0.f;
-      }
-    }
-    __syncthreads();
+    wait_for_copies();
+    __syncthreads();  // this half is there, and nobody reads the other one any more
+    if (begin + kColumns < stride) stage(begin + kColumns, half ^ 1);
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
-      const float4 g = gradients[r * kWarp + lane];
+      const float4 g = gradients[half][r * kWarp + lane];
 #pragma unroll
       for (int u = 0; u < kBpUnits; ++u) dot_add(sums[r][u], g, w[u]);
     }
@@ -153,63 +178,96 @@ extern "C" __global__ void __launch_bounds__(kBpWarps* kWarp, 2)
 
 // WG, row-sparse (figure 2c): dweight[k] = scale * sum over the draws that kept k, over their rows r, of x[r][k] dy[r].
 //
-// A block owns kWgWarps * kWgUnits units and kColumns columns and goes through all rows. A warp has its own units, so
-// skipping one never diverges: whether a draw kept it (positions[draw][unit] >= 0) is the same for all lanes. The
-// gradients are staged once for all the block's units; a dropped unit's inputs are not read.
-constexpr int kWgWarps = 8, kWgUnits = 8, kWgRows = 32;
+// A block owns kWgWarps * kWgUnits units and kColumns columns and goes through all rows, kWgRows of a draw at once. A
+// warp has its own units, so skipping one never diverges: whether a draw kept it (positions[draw][unit] >= 0) is the
+// same for all lanes. The gradients are staged once for all the block's units, and four rows of them serve all units of
+// a warp from registers; a dropped unit's inputs are not read. The next rows are on their way while these are used.
+constexpr int kWgWarps = 4, kWgUnits = 16, kWgRows = 24;
 
-extern "C" __global__ void __launch_bounds__(kWgWarps* kWarp, 2)
+namespace {
+
+// The rows of draw after draw, at most kWgRows at once.
+struct WgRows {
+  const long long* rows;
+  int draws, draw = -1, count = 0;
+  long long begin, end;
+
+  __device__ WgRows(const long long* rows_, int draws_) : rows(rows_), draws(draws_), begin(0), end(0) { advance(); }
+
+  __device__ bool any() const { return draw < draws; }
+
+  __device__ void advance() {
+    begin += count;
+    while (begin == end && ++draw < draws) end = __ldg(rows + draw + 1);
+    count = int(end - begin < kWgRows ? end - begin : kWgRows);
+  }
+};
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kWgWarps* kWarp, 3)
     linear_wg(const float* __restrict__ x, const float* __restrict__ dy, const int* __restrict__ positions,
               const long long* __restrict__ rows, int draws, float scale, int units, int outputs, int stride,
               float* __restrict__ dweight) {
   constexpr int kBlockUnits = kWgWarps * kWgUnits;
   constexpr int kInputs = kWgRows + 4;  // an odd number of quads: the fewest bank conflicts
-  __shared__ float4 gradients[kWgRows * kWarp];         // [row][kColumns]
-  __shared__ float4 inputs[kBlockUnits * kInputs / 4];  // [unit][kInputs]
+  static_assert(kBlockUnits == 2 * kWarp, "a lane tells of two units");
+  __shared__ float4 gradients[2][kWgRows * kWarp];         // [row][kColumns]
+  __shared__ float4 inputs[2][kBlockUnits * kInputs / 4];  // [unit][kInputs]
 
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int first_unit = blockIdx.y * kBlockUnits, mine = first_unit + warp * kWgUnits;
-  float* staged_dy = reinterpret_cast<float*>(gradients);
-  float* staged_x = reinterpret_cast<float*>(inputs);
+
+  // One bit a unit of the block: whether the draw kept it.
+  const auto kept_by = [&](int draw) {
+    const auto keeps = [&](int unit) { return unit < units && __ldg(positions + (long long)draw * units + unit) >= 0; };
+    const unsigned low = __ballot_sync(0xffffffff, keeps(first_unit + lane));
+    const unsigned high = __ballot_sync(0xffffffff, keeps(first_unit + kWarp + lane));
+    return (unsigned long long)high << kWarp | low;
+  };
+  const auto stage = [&](const WgRows& at, unsigned long long kept, int half) {
+    const int size = (at.count + 3) / 4 * 4;
+    stage_rows(reinterpret_cast<float*>(gradients[half]), dy, at.begin, at.count, size, blockIdx.x * kColumns, outputs);
+    for (int r = warp; r < size; r += kWgWarps) {
+      for (int i = lane; i < kBlockUnits; i += kWarp) {
+        if (!(kept >> i & 1)) continue;
+        float* to = reinterpret_cast<float*>(inputs[half]) + i * kInputs + r;
+        if (r < at.count) {
+          copy_async(to, x + (at.begin + r) * units + first_unit + i);
+        } else {
+          *to = 0.f;
+        }
+      }
+    }
+  };
 
   float4 sums[kWgUnits];
 #pragma unroll
   for (int u = 0; u < kWgUnits; ++u) sums[u] = zero();
-  for (int draw = 0; draw < draws; ++draw) {
-    const int* of_draw = positions + (long long)draw * units;
-    const auto keeps = [&](int unit) { return unit < units && __ldg(of_draw + unit) >= 0; };
-    bool kept[kWgUnits];
+  WgRows at(rows, draws);
+  unsigned long long kept = at.any() ? kept_by(at.draw) : 0;
+  if (at.any()) stage(at, kept, 0);
+  for (int half = 0; at.any(); half ^= 1) {
+    const int count = at.count;
+    const unsigned of_warp = unsigned(kept >> warp * kWgUnits);
+    const int draw = at.draw;
+    at.advance();
+    if (at.any() && at.draw != draw) kept = kept_by(at.draw);
+    wait_for_copies();
+    __syncthreads();  // this half is there, and nobody reads the other one any more
+    if (at.any()) stage(at, kept, half ^ 1);
+    for (int r = 0; r < count; r += 4) {
+      const float4* g = gradients[half] + r * kWarp + lane;
+      const float4 g0 = g[0], g1 = g[kWarp], g2 = g[2 * kWarp], g3 = g[3 * kWarp];
 #pragma unroll
-    for (int u = 0; u < kWgUnits; ++u) kept[u] = keeps(mine + u);
-
-    const long long end = __ldg(rows + draw + 1);
-    for (long long begin = __ldg(rows + draw); begin < end; begin += kWgRows) {
-      const int count = end - begin < kWgRows ? int(end - begin) : kWgRows, padded = (count + 3) / 4 * 4;
-      for (int r = warp; r < padded; r += kWgWarps) {
-        for (int i = lane; i < kColumns; i += kWarp) {
-          const int out = blockIdx.x * kColumns + i;
-          staged_dy[r * kColumns + i] = r < count && out < outputs ? dy[(begin + r) * outputs + out] : 0.f;
-        }
-        for (int i = lane; i < kBlockUnits; i += kWarp) {
-          if (!keeps(first_unit + i)) continue;
-          staged_x[i * kInputs + r] = r < count ? x[(begin + r) * units + first_unit + i] : 0.f;
-        }
+      for (int u = 0; u < kWgUnits; ++u) {
+        if (!(of_warp >> u & 1)) continue;
+        const float4 v = inputs[half][((warp * kWgUnits + u) * kInputs + r) / 4];
+        multiply_add(sums[u], v.x, g0);
+        multiply_add(sums[u], v.y, g1);
+        multiply_add(sums[u], v.z, g2);
+        multiply_add(sums[u], v.w, g3);
       }
-      __syncthreads();
-      for (int r = 0; r < padded; r += 4) {
-        const float4* g = gradients + r * kWarp + lane;
-        const float4 g0 = g[0], g1 = g[kWarp], g2 = g[2 * kWarp], g3 = g[3 * kWarp];
-#pragma unroll
-        for (int u = 0; u < kWgUnits; ++u) {
-          if (!kept[u]) continue;
-          const float4 v = *quads(staged_x + (warp * kWgUnits + u) * kInputs + r);
-          multiply_add(sums[u], v.x, g0);
-          multiply_add(sums[u], v.y, g1);
-          multiply_add(sums[u], v.z, g2);
-          multiply_add(sums[u], v.w, g3);
-        }
-      }
-      __syncthreads();
     }
   }
 

@@ -86,7 +86,7 @@ def _linear_bp(
     """dx [rows, in] from dy [rows, out] and the weight by unit; zero where a unit was dropped."""
     check("dy", dy, dy, (None, None))
     check("by_unit", by_unit, dy, (None, layout.padded(dy.shape[1])))
-    return products.bp(dy.contiguous(), by_unit, DeviceMask(indices, offsets, rows, most_rows, len(by_unit), scale))
+    return products.bp(dy, by_unit, DeviceMask(indices, offsets, rows, most_rows, len(by_unit), scale))
 
 
 @torch.library.custom_op("structured_dropout::cuda_linear_wg", mutates_args=())
@@ -97,7 +97,7 @@ def _linear_wg(
     check("x", x, dy, (None, None))
     check("dy", dy, dy, (len(x), None))
     positions = products.positions(indices, offsets, x.shape[1])
-    by_unit = products.wg(x.contiguous(), dy.contiguous(), positions, rows, scale)
+    by_unit = products.wg(x.contiguous(), dy, positions, rows, scale)
     return layout.by_output(by_unit, dy.shape[1]), dy.sum(dim=0)
 
 

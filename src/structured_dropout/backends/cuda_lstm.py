@@ -203,7 +203,7 @@ def _lstm_wg(
         if rh_places is None:
             of_states = h_before.t() @ own
         else:
-            of_states = products.wg(h_before, own.contiguous(), rh_places[d], draw_rows(first, rh_steps), rh_scale)
+            of_states = products.wg(h_before, own, rh_places[d], draw_rows(first, rh_steps), rh_scale)
         dw_hh.append(layout.by_output(of_states, 4 * hidden, gates=4))
     db = flat.sum(dim=0).view(directions, hidden, 4)
     return dw_ih, dw_hh, [of_direction.t().flatten().clone() for of_direction in db]

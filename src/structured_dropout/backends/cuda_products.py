@@ -13,7 +13,7 @@ _WARP = 32
 _COLUMNS = 4 * _WARP  # of a block, four a lane
 _FP_THREADS = 4 * _WARP
 _BP_THREADS, _BP_UNITS = 8 * _WARP, 32
-_WG_THREADS, _WG_UNITS = 8 * _WARP, 64
+_WG_THREADS, _WG_UNITS = 4 * _WARP, 64
 _TILES = range(20, 0, -4)  # rows that a thread can sum in registers without spilling
 
 
@@ -51,7 +51,7 @@ def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
         tile, tiles = _tiles(mask)
         grid = (mask.draws * tiles, -(-mask.units // _BP_UNITS), 1)
         draws = (mask.indices, mask.offsets, mask.rows, mask.scale, mask.units)
-        arguments = (dy, weight, *draws, dy.shape[1], weight.shape[1], tiles, dx)
+        arguments = (_aligned(dy), weight, *draws, dy.shape[1], weight.shape[1], tiles, dx)
         cuda_launch.launch(_SOURCE, "linear_bp", grid, (_BP_THREADS, 1, 1), 0, arguments, defines=(f"ROWS={tile}",))
     return dx
 
@@ -63,9 +63,15 @@ def wg(x: Tensor, dy: Tensor, positions: Tensor, rows: Tensor, scale: float) -> 
     dweight = x.new_empty(units, padded(outputs))
     if dweight.numel():
         grid = (-(-outputs // _COLUMNS), -(-units // _WG_UNITS), 1)
-        arguments = (x, dy, positions, rows, draws, scale, units, outputs, dweight.shape[1], dweight)
+        arguments = (x, _aligned(dy), positions, rows, draws, scale, units, outputs, dweight.shape[1], dweight)
         cuda_launch.launch(_SOURCE, "linear_wg", grid, (_WG_THREADS, 1, 1), 0, arguments)
     return dweight
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The same numbers, contiguous and where vectors of four can be read."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
 def _tiles(mask: DeviceMask) -> tuple[int, int]:
