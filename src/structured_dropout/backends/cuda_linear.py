@@ -96,8 +96,8 @@ def _linear_wg(
     """dweight [out, in] and dbias [out]."""
     check("x", x, dy, (None, None))
     check("dy", dy, dy, (len(x), None))
-    positions = products.positions(indices, offsets, x.shape[1])
-    by_unit = products.wg(x.contiguous(), dy, positions, rows, scale)
+    mask = DeviceMask(indices, offsets, rows, most_rows, x.shape[1], scale)
+    by_unit = products.wg(x.contiguous(), dy, mask)
     return layout.by_output(by_unit, dy.shape[1]), dy.sum(dim=0)
 
 

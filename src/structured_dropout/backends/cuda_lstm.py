@@ -119,7 +119,7 @@ def _lstm_fp(
     if nr_indices is None or nr_offsets is None:
         gates = torch.addmm(bias, x, w)
     else:
-        nr = _nr(packing, first, nr_indices, nr_offsets, nr_steps, x.shape[1], nr_scale)
+        nr = _mask(packing, first, nr_indices, nr_offsets, nr_steps, x.shape[1], nr_scale)
         gates = products.fp(x.contiguous(), w, bias, w.shape[1], nr)
     recurrence = Recurrence(u, first, packing.batch, rh_indices, rh_offsets, rh_steps, rh_scale)
     gates = gates.view(len(x), directions, hidden, 4)
@@ -162,7 +162,7 @@ def _lstm_bp(
     if nr_indices is None or nr_offsets is None:
         dx = flat @ w.t()
     else:
-        dx = products.bp(flat, w, _nr(packing, first, nr_indices, nr_offsets, nr_steps, len(w), nr_scale))
+        dx = products.bp(flat, w, _mask(packing, first, nr_indices, nr_offsets, nr_steps, len(w), nr_scale))
     return dgates, dx, dh_0, dc_0
 
 
@@ -190,26 +190,24 @@ def _lstm_wg(
     if nr_indices is None or nr_offsets is None:
         of_inputs = x.t() @ flat
     else:
-        places = products.positions(nr_indices, nr_offsets, x.shape[1])
-        of_inputs = products.wg(x.contiguous(), flat, places, draw_rows(first, nr_steps), nr_scale)
-    rh_places = None
-    if rh_indices is not None and rh_offsets is not None:
-        rh_places = products.positions(rh_indices, rh_offsets, hidden)
+        nr = _mask(packing, first, nr_indices, nr_offsets, nr_steps, x.shape[1], nr_scale)
+        of_inputs = products.wg(x.contiguous(), flat, nr)
     dw_ih, dw_hh = [], []
     for d in range(directions):
         dw_ih.append(layout.by_output(of_inputs, 4 * hidden, gates=4, first=d * 4 * hidden))
         h_before = _states_before(h_0[d], y[:, d * hidden : (d + 1) * hidden], packing, reverse=d == 1)
         own = dgates[:, d].flatten(1)
-        if rh_places is None:
+        if rh_indices is None or rh_offsets is None:
             of_states = h_before.t() @ own
         else:
-            of_states = products.wg(h_before, own, rh_places[d], draw_rows(first, rh_steps), rh_scale)
+            rh = _mask(packing, first, rh_indices, rh_offsets[d], rh_steps, hidden, rh_scale)
+            of_states = products.wg(h_before, own, rh)
         dw_hh.append(layout.by_output(of_states, 4 * hidden, gates=4))
     db = flat.sum(dim=0).view(directions, hidden, 4)
     return dw_ih, dw_hh, [of_direction.t().flatten().clone() for of_direction in db]
 
 
-def _nr(
+def _mask(
     packing: Packing, first: Tensor, indices: Tensor, offsets: Tensor, steps: int, units: int, scale: float
 ) -> DeviceMask:
     return DeviceMask(indices, offsets, draw_rows(first, steps), most_rows(packing, steps), units, scale)

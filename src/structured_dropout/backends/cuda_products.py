@@ -1,7 +1,14 @@
-"""Launches of kernels/cuda/products.cu: the three products of figure 2 on weights that are stored by unit."""
+"""The three products of figure 2 on weights that are stored by unit: launches of kernels/cuda/products.cu.
+
+A product over a whole sequence is free to skip or not. The kernels skip, in fp32. Where torch may use TF32
+(``torch.backends.cuda.matmul.fp32_precision``) its tensor cores take all units in less time than fp32 takes the kept
+ones, unless fewer than about a quarter are kept (an H100's data sheet: 67 against some 300 TFLOP/s): there the product
+is torch's, of the masked operand.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from structured_dropout.backends import cuda_launch
@@ -34,6 +41,9 @@ def positions(indices: Tensor, offsets: Tensor, units: int) -> Tensor:
 
 def fp(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, mask: DeviceMask) -> Tensor:
     """y [rows, outputs] from x [rows, units] and a weight by unit (figure 2a)."""
+    if _on_tensor_cores(x.device):
+        masked, weight = x * _multiplier(mask, len(x)), weight[:, :outputs]
+        return masked @ weight if bias is None else torch.addmm(bias, masked, weight)
     y = x.new_empty(len(x), outputs)
     if y.numel():
         tile, tiles = _tiles(mask)
@@ -46,6 +56,8 @@ def fp(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, mask: Devic
 
 def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
     """dx [rows, units] from dy [rows, out] and a weight by unit (figure 2b)."""
+    if _on_tensor_cores(dy.device):
+        return dy @ weight[:, : dy.shape[1]].t() * _multiplier(mask, len(dy))
     dx = dy.new_zeros(len(dy), mask.units)
     if dx.numel():
         tile, tiles = _tiles(mask)
@@ -56,16 +68,32 @@ def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
     return dx
 
 
-def wg(x: Tensor, dy: Tensor, positions: Tensor, rows: Tensor, scale: float) -> Tensor:
-    """The weight's gradient by unit, [units, out rounded up to 4] (figure 2c); positions [draws, units]."""
-    draws, units = positions.shape
+def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
+    """The weight's gradient by unit, [units, at least out] (figure 2c)."""
+    if _on_tensor_cores(dy.device):
+        return (x * _multiplier(mask, len(x))).t() @ dy
     outputs = dy.shape[1]
-    dweight = x.new_empty(units, padded(outputs))
+    dweight = x.new_empty(mask.units, padded(outputs))
     if dweight.numel():
-        grid = (-(-outputs // _COLUMNS), -(-units // _WG_UNITS), 1)
-        arguments = (x, _aligned(dy), positions, rows, draws, scale, units, outputs, dweight.shape[1], dweight)
+        grid = (-(-outputs // _COLUMNS), -(-mask.units // _WG_UNITS), 1)
+        places = positions(mask.indices, mask.offsets, mask.units)
+        draws = (places, mask.rows, mask.draws, mask.scale, mask.units)
+        arguments = (x, _aligned(dy), *draws, outputs, dweight.shape[1], dweight)
         cuda_launch.launch(_SOURCE, "linear_wg", grid, (_WG_THREADS, 1, 1), 0, arguments)
     return dweight
+
+
+def _on_tensor_cores(device: torch.device) -> bool:
+    """Whether torch would multiply matrices in TF32 there."""
+    if torch.backends.cuda.matmul.fp32_precision != "tf32":
+        return False
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _multiplier(mask: DeviceMask, rows: int) -> Tensor:
+    """[rows, units]: ``scale`` where a row's draw keeps the unit, else 0."""
+    of_draws = (positions(mask.indices, mask.offsets, mask.units) >= 0) * mask.scale
+    return of_draws.repeat_interleave(mask.rows.diff(), dim=0, output_size=rows)
 
 
 def _aligned(tensor: Tensor) -> Tensor:
