@@ -31,8 +31,9 @@ __device__ inline void prefetch(const void* p) {
 #endif
 }
 
-// Copies to shared memory for which no thread waits until wait_for_copies(); before sm_80 they are plain copies. A
-// barrier then shows them to the other threads.
+// Copies to shared memory for which no thread waits until wait_for_copies(); a barrier then shows them to the others.
+// A vector may be one that another block wrote: it passes by the first-level cache. Before sm_80 a copy is a load and
+// a store.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 __device__ inline void copy_async(float* to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from));
@@ -43,7 +44,7 @@ __device__ inline void copy_async(float4* to, const float4* from) {
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #else
 __device__ inline void copy_async(float* to, const float* from) { *to = *from; }
-__device__ inline void copy_async(float4* to, const float4* from) { *to = *from; }
+__device__ inline void copy_async(float4* to, const float4* from) { *to = __ldcg(from); }
 __device__ inline void wait_for_copies() {}
 #endif
 
@@ -82,9 +83,10 @@ __device__ inline void add_outer(float4 (&sums)[ROWS], const float* inputs, floa
   }
 }
 
-// The sum over a warp, in every lane.
-__device__ inline float warp_sum(float value) {
+// The sum over groups of so many neighbouring lanes, in each of them; the whole warp must be there.
+template <int kLanes>
+__device__ inline float sum_over(float value) {
 #pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffff, value, distance);
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffff, value, distance);
   return value;
 }

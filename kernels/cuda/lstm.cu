@@ -37,12 +37,12 @@ struct Weights {
   const float4 *near, *far;
   int resident, owned, hidden, first_unit;
 
-  // Copies the resident units to `shared`, as [k][owned]; a barrier must follow.
+  // Starts to copy the resident units to `shared`, as [k][owned].
   __device__ Weights(const float* weight, float4* shared, int resident_, int owned_, int hidden_)
       : near(shared), resident(resident_), owned(owned_), hidden(hidden_), first_unit(blockIdx.x * owned_) {
     far = quads(weight) + (long long)blockIdx.y * hidden * hidden;
     for (int item = threadIdx.x; item < resident * owned; item += THREADS) {
-      shared[item] = __ldg(away(item / owned, item % owned));
+      copy_async(shared + item, away(item / owned, item % owned));
     }
   }
 
@@ -121,6 +121,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     c_n[place] = __ldg(c_0 + place);
   }
   Step step = step_at(0);
+  wait_for_copies();
   grid_barrier(arrivals + direction, gridDim.x);
 
   for (int s = 0; s < steps; ++s) {
@@ -136,8 +137,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const int count = min(kChunk, kept.count - begin);
         for (int item = threadIdx.x; item < count * kRowQuads; item += THREADS) {
           const long long k = kept[begin + item / kRowQuads];
-          work[item] = __ldcg(quads(h_before + k * batch_padded + row0) + item % kRowQuads);
+          copy_async(work + item, quads(h_before + k * batch_padded + row0) + item % kRowQuads);
         }
+        wait_for_copies();
         __syncthreads();
         if (slice < slices) {
 #pragma unroll 4
@@ -202,7 +204,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             int steps, int steps_per_draw, int draws, int batch, int batch_padded, int hidden, int owned,
             int resident) {
   extern __shared__ float4 shared[];  // U's share; then the gradients of the block's gates [owned][ROWS]
-  constexpr int kRowQuads = ROWS / 4;
+  constexpr int kRowQuads = ROWS / 4, kAdders = 8;  // lanes that add the parts of four rows of one unit
 
   const int direction = blockIdx.y, first_unit = blockIdx.x * owned, directions = gridDim.y, blocks = gridDim.x;
   const Weights weights(weight, shared, resident, owned, hidden);
@@ -223,6 +225,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     dh[place] = dh_n ? __ldg(dh_n + place) : 0.f;
     dc[place] = dc_n ? __ldg(dc_n + place) : 0.f;
   }
+  wait_for_copies();
   __syncthreads();
 
   Step step = step_at(steps - 1);
@@ -278,23 +281,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     grid_barrier(arrivals + direction, (steps - s) * blocks);
 
-    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-    for (int item = warp; item < owned * ((step.size + 3) / 4); item += THREADS / kWarp) {
+    const int items = owned * ((step.size + 3) / 4);
+    for (int item0 = 0; item0 < items; item0 += THREADS / kAdders) {
+      const int item = item0 + threadIdx.x / kAdders, adder = threadIdx.x % kAdders;
       const int unit = first_unit + item % owned, quad = item / owned;
-      if (unit >= hidden) continue;
-      const long long of_draw = ((long long)direction * draws + step.draw) * hidden;
-      const int place = positions ? __ldg(positions + of_draw + unit) : unit;
+      const bool mine = item < items && unit < hidden;
+      int place = mine ? unit : -1;
+      if (mine && positions) place = __ldg(positions + ((long long)direction * draws + step.draw) * hidden + unit);
       float4 sum = zero();
       if (place >= 0) {
         const float4* from = parts + (long long)quad * hidden + place;
-        for (int block = lane; block < blocks; block += kWarp) add(sum, __ldcg(from + block * part));
-        sum = make_float4(warp_sum(sum.x), warp_sum(sum.y), warp_sum(sum.z), warp_sum(sum.w));
+#pragma unroll 8
+        for (int block = adder; block < blocks; block += kAdders) add(sum, __ldcg(from + block * part));
       }
+      sum = make_float4(sum_over<kAdders>(sum.x), sum_over<kAdders>(sum.y), sum_over<kAdders>(sum.z),
+                        sum_over<kAdders>(sum.w));
       const float of_row[] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         const int b = 4 * quad + r;
-        if (lane == r && b < step.size) dh[((long long)direction * batch + b) * hidden + unit] = scale * of_row[r];
+        if (!mine || adder != r || b >= step.size) continue;
+        dh[((long long)direction * batch + b) * hidden + unit] = scale * of_row[r];
       }
     }
     __syncthreads();

@@ -170,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(kBpWarps* kWarp, 2)
   for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
     for (int u = 0; u < kBpUnits; ++u) {
-      const float sum = warp_sum(sums[r][u]);
+      const float sum = sum_over<kWarp>(sums[r][u]);
       if (lane == 0 && r < tile.count && u < owned) dx[(tile.first + r) * units + kept[place + u]] = scale * sum;
     }
   }
