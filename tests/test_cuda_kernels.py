@@ -10,7 +10,7 @@ import torch
 from cuda_shim import ShimLauncher
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout, UnitMask, backends
-from structured_dropout.backends import cuda_launch
+from structured_dropout.backends import cuda_launch, cuda_recurrence
 from structured_dropout.backends.cuda_linear import linear
 from structured_dropout.backends.cuda_lstm import lstm_layer
 from structured_dropout.backends.interface import LayerMasks, Weights
@@ -136,6 +136,12 @@ def test_layer_where_draws_keep_nothing_or_all(layer):
     for counts in ([0, 6, 0, 1], [0, 0, 0, 0], [6, 6, 6, 6]):
         rh = tuple(keeping(packing, counts, 6) for _ in range(2))
         layer(LayerMasks(keeping(packing, counts[::-1], 6), rh), packing, (6, 6), 2)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_backward_in_several_launches(layer, monkeypatch, directions):
+    monkeypatch.setattr(cuda_recurrence, "_BP_ROWS", 12)
+    layer(policy(0.5, 0.5), Packing((33, 30, 11, 1)), (4, 6), directions)
 
 
 @pytest.mark.parametrize(

@@ -193,15 +193,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 //
 // dh of the step before is a sum over the gates of all units, so over all blocks. A block adds up its own gates, for
 // every kept unit (with the same share of U as in FP), and writes that part to
-// partial [2][directions][blocks][batch_padded / 4][hidden][4]; behind the barrier each block adds the parts of its own
+// partial [2][directions][blocks][rows_padded / 4][hidden][4]; behind the barrier each block adds the parts of its own
 // kept units, in the blocks' order. One half of `partial` is written while the other may still be read. (If a block
 // computed its own units outright instead, it would read the gradients of all gates, 16 * hidden * batch bytes a step,
-// and the block with the most kept units would hold up all others.)
+// and the block with the most kept units would hold up all others.) So that `partial` stays small, a launch takes only
+// the rows of the batch from first_b on, at most rows_padded, a multiple of ROWS.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     lstm_bp(const float* gates, const float* cells, const float* c_0, const float* dy, const float* dh_n,
             const float* dc_n, const float* weight, const int* indices, const long long* offsets, const int* positions,
             const long long* first, float* dgates, float* dh, float* dc, float* partial, int* arrivals, float scale,
-            int steps, int steps_per_draw, int draws, int batch, int batch_padded, int hidden, int owned,
+            int steps, int steps_per_draw, int draws, int batch, int first_b, int rows_padded, int hidden, int owned,
             int resident) {
   extern __shared__ float4 shared[];  // U's share; then the gradients of the block's gates [owned][ROWS]
   constexpr int kRowQuads = ROWS / 4, kAdders = 8;  // lanes that add the parts of four rows of one unit
@@ -217,11 +218,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   const auto cell_of = [&](const Step& step, int b, int unit) {
     return ((step.first + b) * directions + direction) * hidden + unit;
   };
+  const auto rows_of = [&](int size) { return max(0, min(size - first_b, rows_padded)); };  // that are this launch's
 
-  for (int item = threadIdx.x; item < owned * batch; item += THREADS) {
+  for (int item = threadIdx.x; item < owned * rows_of(batch); item += THREADS) {
     const int unit = first_unit + item % owned;
     if (unit >= hidden) continue;
-    const long long place = ((long long)direction * batch + item / owned) * hidden + unit;
+    const long long place = ((long long)direction * batch + first_b + item / owned) * hidden + unit;
     dh[place] = dh_n ? __ldg(dh_n + place) : 0.f;
     dc[place] = dc_n ? __ldg(dc_n + place) : 0.f;
   }
@@ -233,14 +235,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const Step before = step_at(max(s - 1, 0));
     const int size_before = s == 0 ? 0 : before.size;  // the rows beyond it start from the initial state
     const Kept kept = step.kept;
-    const long long part = (long long)batch_padded / 4 * hidden;  // quads of one block
+    const long long part = (long long)rows_padded / 4 * hidden;  // quads of one block
     float4* parts = quads(partial) + ((s % 2) * directions + direction) * blocks * part;
 
-    for (int row0 = 0; row0 < step.size; row0 += ROWS) {
+    const int size = rows_of(step.size);
+    for (int row0 = 0; row0 < size; row0 += ROWS) {
       for (int item = threadIdx.x; item < ROWS * owned; item += THREADS) {
-        const int r = item / owned, j = item % owned, b = row0 + r, unit = first_unit + j;
+        const int r = item / owned, j = item % owned, b = first_b + row0 + r, unit = first_unit + j;
         float4 delta = zero();
-        if (b < step.size && unit < hidden) {
+        if (row0 + r < size && unit < hidden) {
           const long long cell = cell_of(step, b, unit);
           const long long place = ((long long)direction * batch + b) * hidden + unit;
           const float4 gate = __ldg(quads(gates) + cell);
@@ -274,14 +277,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       __syncthreads();
     }
     before.prefetch_units();
-    for (int item = threadIdx.x; item < before.size * owned; item += THREADS) {
-      const long long cell = cell_of(before, item / owned, min(first_unit + item % owned, hidden - 1));
+    for (int item = threadIdx.x; item < rows_of(before.size) * owned; item += THREADS) {
+      const long long cell = cell_of(before, first_b + item / owned, min(first_unit + item % owned, hidden - 1));
       prefetch(quads(gates) + cell);
       if (dy) prefetch(dy + cell);
     }
     grid_barrier(arrivals + direction, (steps - s) * blocks);
 
-    const int items = owned * ((step.size + 3) / 4);
+    const int items = owned * ((size + 3) / 4);
     for (int item0 = 0; item0 < items; item0 += THREADS / kAdders) {
       const int item = item0 + threadIdx.x / kAdders, adder = threadIdx.x % kAdders;
       const int unit = first_unit + item % owned, quad = item / owned;
@@ -300,8 +303,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         const int b = 4 * quad + r;
-        if (!mine || adder != r || b >= step.size) continue;
-        dh[((long long)direction * batch + b) * hidden + unit] = scale * of_row[r];
+        if (!mine || adder != r || b >= size) continue;
+        dh[((long long)direction * batch + first_b + b) * hidden + unit] = scale * of_row[r];
       }
     }
     __syncthreads();

@@ -13,6 +13,7 @@ from structured_dropout.backends.cuda_products import positions, row_tile
 _SOURCE = "lstm.cu"
 _QUAD = 16  # bytes of four floats
 _BP_THREADS = 256
+_BP_ROWS = 128  # of a launch: the parts that blocks exchange take blocks * rows * hidden floats, twice
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Recurrence:
         shared = self._share(resident) + threads * tile * _QUAD
         draws = (self.indices, self.offsets, self.first)
         tensors = (gates, self.weight, *draws, h_0, c_0, state, h_n, c_n, cells, y)
-        self._launch("lstm_fp", tile, threads, resident, shared, tensors)
+        self._launch("lstm_fp", tile, threads, resident, shared, tensors, (self._padded(tile),))
         return y, cells, h_n, c_n
 
     def bp(
@@ -71,23 +72,32 @@ class Recurrence:
             return dgates, dh, dc
         dh, dc = torch.empty_like(c_0), torch.empty_like(c_0)
         tile = row_tile(self.batch)
+        rows = min(self._padded(tile), _BP_ROWS // tile * tile)
         resident = self._resident(self._owned * tile * _QUAD)
         shared = self._share(resident) + self._owned * tile * _QUAD
-        parts = gates.new_empty(2, self._directions, self._blocks, self._padded(tile) // 4, self._hidden, 4)
+        parts = gates.new_empty(2, self._directions, self._blocks, rows // 4, self._hidden, 4)
         places = None
         if self.indices is not None and self.offsets is not None:
             places = positions(self.indices, self.offsets, self._hidden)
         draws = (self.indices, self.offsets, places, self.first)
         tensors = (gates, cells, c_0, dy, dh_n, dc_n, self.weight, *draws, dgates, dh, dc, parts)
-        self._launch("lstm_bp", tile, _BP_THREADS, resident, shared, tensors)
+        for first_row in range(0, self.batch, rows):
+            self._launch("lstm_bp", tile, _BP_THREADS, resident, shared, tensors, (first_row, rows))
         return dgates, dh, dc
 
     def _launch(
-        self, name: str, tile: int, threads: int, resident: int, shared: int, tensors: tuple[Tensor | None, ...]
+        self,
+        name: str,
+        tile: int,
+        threads: int,
+        resident: int,
+        shared: int,
+        tensors: tuple[Tensor | None, ...],
+        rows: tuple[int, ...],
     ) -> None:
         arrivals = torch.zeros(self._directions, dtype=torch.int32, device=self.weight.device)
         steps, draws = len(self.first) - 1, 0 if self.offsets is None else self.offsets.shape[1] - 1
-        sizes = (steps, self.steps_per_draw, draws, self.batch, self._padded(tile), self._hidden, self._owned, resident)
+        sizes = (steps, self.steps_per_draw, draws, self.batch, *rows, self._hidden, self._owned, resident)
         cuda_launch.launch(
             _SOURCE,
             name,
