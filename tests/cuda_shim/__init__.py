@@ -24,7 +24,7 @@ from torch import Tensor
 from structured_dropout.backends.cuda_launch import Arguments, Dim3, read_source
 
 HERE = Path(__file__).parent
-_FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
+_FLAGS = ["-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
 # Calls to the functions of memory.cpp before each access, volatile ones apart.
 _CHECKED = ["-fsanitize=thread,alignment", "-fno-sanitize-recover=alignment"]
 _CHECKED += ["--param", "tsan-distinguish-volatile=1", "--param", "tsan-instrument-func-entry-exit=0"]
@@ -49,8 +49,8 @@ class ShimLauncher:
     """A launcher for CPU tensors (``cuda_launch.Launcher``).
 
     Args:
-        multiprocessors, shared_limit, blocks_per_multiprocessor: of the device that it plays; small, so that small
-            tests have several blocks.
+        multiprocessors, shared_limit: of the device that it plays; small, so that small tests have several blocks. A
+            multiprocessor takes one block of a cooperative launch.
         folder: where the kernels are instead of kernels/cuda.
     """
 
@@ -58,26 +58,22 @@ class ShimLauncher:
         self,
         multiprocessors: int = 3,
         shared_limit: int = 48 << 10,
-        blocks_per_multiprocessor: int = 1,
         folder: Path | None = None,
     ) -> None:
         self._multiprocessors, self._shared_limit = multiprocessors, shared_limit
-        self._blocks_per_multiprocessor = blocks_per_multiprocessor
         self._folder = folder
         self._seeds = itertools.count()  # each launch has an order of threads of its own
         self.without: Line | None = None  # a barrier that the kernels shall pass by
-        self.launched: list[str] = []  # the names of all kernels so far
+        self.launched: set[tuple[str, str, tuple[str, ...]]] = set()  # source, name and defines of each kernel so far
+
+    def why_not(self, device: torch.device) -> str | None:
+        return None if device.type == "cpu" else "the tests run its kernels on the CPU"
 
     def multiprocessors(self, device: torch.device) -> int:
         return self._multiprocessors
 
     def shared_limit(self, device: torch.device) -> int:
         return self._shared_limit
-
-    def blocks_per_multiprocessor(
-        self, source: str, name: str, block: Dim3, shared_bytes: int, defines: tuple[str, ...] = ()
-    ) -> int:
-        return self._blocks_per_multiprocessor
 
     def launch(
         self,
@@ -98,14 +94,14 @@ class ShimLauncher:
         if shared_bytes > self._shared_limit:
             raise LaunchError(f"{where}: {shared_bytes} bytes of shared memory, the device has {self._shared_limit}")
         blocks = grid[0] * grid[1] * grid[2]
-        if cooperative and blocks > self._multiprocessors * self._blocks_per_multiprocessor:
+        if cooperative and blocks > self._multiprocessors:
             raise LaunchError(f"{where}: {blocks} blocks of a cooperative launch cannot all run at once")
         library = _compile(read_source(source, self._folder), source, defines)
         kinds = _kinds(library, name)
         values = _checked(args, kinds, where)
         tensors = [value for value in args if isinstance(value, Tensor)]
         buffers = _buffers(tensors)
-        self.launched.append(name)
+        self.launched.add((source, name, defines))
         error = library.shim_launch(
             ctypes.cast(getattr(library, f"shim_call_{name}"), ctypes.c_void_p),
             (ctypes.c_uint * 3)(*grid),
@@ -181,8 +177,9 @@ def _resolve(message: str, library: str) -> str:
     """Replaces the places in the library by the kernel's files and lines."""
 
     def line(place: re.Match[str]) -> str:
-        command = ["addr2line", "-e", library, place[1]]
-        return Path(subprocess.check_output(command, text=True).split(" ")[0].strip()).name
+        frames = subprocess.check_output(["addr2line", "-i", "-e", library, place[1]], text=True).splitlines()
+        lines = [Path(frame.split(" ")[0]).name for frame in frames]
+        return next((line for line in lines if not line.startswith("device.h")), lines[0])  # where CUDA's word stands
 
     return re.sub(r"@([0-9a-f]+)", line, message)
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +21,14 @@ from torch import Tensor
 Dim3 = tuple[int, int, int]
 Arguments = tuple[Tensor | int | float | None, ...]
 
+_OLDEST = (7, 5)  # compute capability; what CUDA 13 compiles for
 _SHARED_WITHOUT_ASKING = 48 << 10  # bytes a block may have on any device
 
 
 class Launcher(Protocol):
     """What runs kernels; the functions of this module pass their arguments on to one."""
+
+    def why_not(self, device: torch.device) -> str | None: ...
 
     def launch(
         self,
@@ -42,9 +46,10 @@ class Launcher(Protocol):
 
     def shared_limit(self, device: torch.device) -> int: ...
 
-    def blocks_per_multiprocessor(
-        self, source: str, name: str, block: Dim3, shared_bytes: int, defines: tuple[str, ...] = ()
-    ) -> int: ...
+
+def why_not(device: torch.device) -> str | None:
+    """Why no kernel can run there and what to do about it; None if it can."""
+    return _launcher.why_not(device)
 
 
 def launch(
@@ -82,13 +87,6 @@ def multiprocessors(device: torch.device) -> int:
 def shared_limit(device: torch.device) -> int:
     """Bytes of shared memory that one block can have there."""
     return _launcher.shared_limit(device)
-
-
-def blocks_per_multiprocessor(
-    source: str, name: str, block: Dim3, shared_bytes: int, defines: tuple[str, ...] = ()
-) -> int:
-    """How many blocks of this kernel run at once on a multiprocessor of the current device."""
-    return _launcher.blocks_per_multiprocessor(source, name, block, shared_bytes, defines)
 
 
 @contextmanager
@@ -136,6 +134,11 @@ def compiler_options(defines: tuple[str, ...]) -> tuple[str, ...]:
 class CupyLauncher:
     """Runs the kernels on NVIDIA devices; CuPy is imported with the first of them."""
 
+    def why_not(self, device: torch.device) -> str | None:
+        if device.type != "cuda":
+            return "its kernels run on NVIDIA GPUs"
+        return _why_not(torch.cuda.current_device() if device.index is None else device.index)
+
     def launch(
         self,
         source: str,
@@ -161,16 +164,6 @@ class CupyLauncher:
     def shared_limit(self, device: torch.device) -> int:
         return _shared_limit(device.index)
 
-    def blocks_per_multiprocessor(
-        self, source: str, name: str, block: Dim3, shared_bytes: int, defines: tuple[str, ...] = ()
-    ) -> int:
-        from cupy.cuda import Device, driver
-
-        with Device(torch.cuda.current_device()):
-            kernel = self._kernel(source, name, shared_bytes, True, defines)
-            threads = block[0] * block[1] * block[2]
-            return int(driver.occupancyMaxActiveBlocksPerMultiprocessor(kernel.kernel.ptr, threads, shared_bytes))
-
     def _kernel(
         self, source: str, name: str, shared_bytes: int, cooperative: bool, defines: tuple[str, ...]
     ) -> Any:  # cupy.RawKernel
@@ -185,6 +178,21 @@ class CupyLauncher:
         if shared_bytes > _SHARED_WITHOUT_ASKING:
             kernel.max_dynamic_shared_size_bytes = shared_bytes
         return kernel
+
+
+@cache
+def _why_not(device: int) -> str | None:
+    if find_spec("cupy") is None:
+        return "CuPy is not installed: pip install '.[cuda]'"
+    import cupy
+
+    if not cupy.cuda.is_available():
+        return "CuPy finds no driver for its CUDA: see nvidia-smi, and install the cupy-cuda package that fits it"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST:
+        name, (major, minor) = torch.cuda.get_device_name(device), capability
+        return f"its kernels need compute capability 7.5 or later, {name} has {major}.{minor}"
+    return None
 
 
 def _parameter(arg: Tensor | int | float | None) -> Any:  # a number of the parameter's size
