@@ -10,6 +10,7 @@ from torch import Tensor
 from structured_dropout.backends import cuda_layout as layout
 from structured_dropout.backends import cuda_products as products
 from structured_dropout.backends.cuda_masks import DeviceMask, check, checked_offsets, most_rows, send
+from structured_dropout.backends.cuda_register import operator
 from structured_dropout.masks import Packing, UnitMask
 from structured_dropout.phases import phase
 
@@ -57,7 +58,6 @@ def _by_unit(weight: Tensor) -> Tensor:
     return result
 
 
-@torch.library.custom_op("structured_dropout::cuda_linear_fp", mutates_args=())
 def _linear_fp(
     x: Tensor,
     weight: Tensor,
@@ -79,7 +79,6 @@ def _linear_fp(
     return products.fp(x.contiguous(), by_unit, bias, len(weight), mask), by_unit
 
 
-@torch.library.custom_op("structured_dropout::cuda_linear_bp", mutates_args=())
 def _linear_bp(
     dy: Tensor, by_unit: Tensor, indices: Tensor, offsets: Tensor, rows: Tensor, most_rows: int, scale: float
 ) -> Tensor:
@@ -89,7 +88,6 @@ def _linear_bp(
     return products.bp(dy, by_unit, DeviceMask(indices, offsets, rows, most_rows, len(by_unit), scale))
 
 
-@torch.library.custom_op("structured_dropout::cuda_linear_wg", mutates_args=())
 def _linear_wg(
     x: Tensor, dy: Tensor, indices: Tensor, offsets: Tensor, rows: Tensor, most_rows: int, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -101,9 +99,9 @@ def _linear_wg(
     return layout.by_output(by_unit, dy.shape[1]), dy.sum(dim=0)
 
 
-def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _context(ctx: Any, inputs: list[Any], output: tuple[Tensor, Tensor]) -> None:
     x, _, bias, indices, offsets, rows, *numbers = inputs
-    ctx.numbers, ctx.has_bias = numbers, bias is not None
+    ctx.numbers, ctx.has_bias, ctx.needs_dx = numbers, bias is not None, x.requires_grad
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, output[1], indices, offsets, rows)
 
@@ -113,15 +111,27 @@ def _backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | None, ...]
         return (None,) * 8
     x, by_unit, *mask = ctx.saved_tensors
     with phase("bp"):
-        dx = ops.cuda_linear_bp(dy, by_unit, *mask, *ctx.numbers) if ctx.needs_input_grad[0] else None
+        dx = ops.cuda_linear_bp(dy, by_unit, *mask, *ctx.numbers) if ctx.needs_dx else None
     with phase("wg"):
         dweight, dbias = ops.cuda_linear_wg(x, dy, *mask, *ctx.numbers)
     return dx, dweight, dbias if ctx.has_bias else None, None, None, None, None, None
 
 
-_linear_fp.register_autograd(_backward, setup_context=_context)
-_linear_fp.register_fake(
-    lambda x, weight, *_: (x.new_empty(len(x), len(weight)), x.new_empty(x.shape[1], layout.padded(len(weight))))
+_MASK = "Tensor indices, Tensor offsets, Tensor rows, int most_rows, float scale"
+operator(
+    f"cuda_linear_fp(Tensor x, Tensor weight, Tensor? bias, {_MASK}) -> (Tensor y, Tensor by_unit)",
+    _linear_fp,
+    lambda x, weight, *_: (x.new_empty(len(x), len(weight)), x.new_empty(x.shape[1], layout.padded(len(weight)))),
+    context=_context,
+    backward=_backward,
 )
-_linear_bp.register_fake(lambda dy, by_unit, *_: dy.new_empty(len(dy), len(by_unit)))
-_linear_wg.register_fake(lambda x, dy, *_: (x.new_empty(dy.shape[1], x.shape[1]), x.new_empty(dy.shape[1])))
+operator(
+    f"cuda_linear_bp(Tensor dy, Tensor by_unit, {_MASK}) -> Tensor",
+    _linear_bp,
+    lambda dy, by_unit, *_: dy.new_empty(len(dy), len(by_unit)),
+)
+operator(
+    f"cuda_linear_wg(Tensor x, Tensor dy, {_MASK}) -> (Tensor dweight, Tensor dbias)",
+    _linear_wg,
+    lambda x, dy, *_: (x.new_empty(dy.shape[1], x.shape[1]), x.new_empty(dy.shape[1])),
+)

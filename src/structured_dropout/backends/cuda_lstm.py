@@ -15,6 +15,7 @@ from structured_dropout.backends import cuda_layout as layout
 from structured_dropout.backends import cuda_products as products
 from structured_dropout.backends.cuda_masks import DeviceMask, check, checked_offsets, draw_rows, most_rows, send
 from structured_dropout.backends.cuda_recurrence import Recurrence
+from structured_dropout.backends.cuda_register import operator
 from structured_dropout.backends.interface import LayerOutput, Weights
 from structured_dropout.masks import Packing, UnitMask
 from structured_dropout.phases import phase
@@ -65,7 +66,6 @@ def lstm_layer(
     return LayerOutput(y, h_n, c_n)
 
 
-@torch.library.custom_op("structured_dropout::cuda_lstm_fp", mutates_args=())
 def _lstm_fp(
     x: Tensor,
     h_0: Tensor,
@@ -127,7 +127,6 @@ def _lstm_fp(
     return y.flatten(1), h_n, c_n, gates, cells, w, u
 
 
-@torch.library.custom_op("structured_dropout::cuda_lstm_bp", mutates_args=())
 def _lstm_bp(
     dy: Tensor | None,
     dh_n: Tensor | None,
@@ -166,7 +165,6 @@ def _lstm_bp(
     return dgates, dx, dh_0, dc_0
 
 
-@torch.library.custom_op("structured_dropout::cuda_lstm_wg", mutates_args=())
 def _lstm_wg(
     x: Tensor,
     h_0: Tensor,
@@ -229,7 +227,7 @@ def _states_before(h_0: Tensor, y: Tensor, packing: Packing, reverse: bool) -> T
     return torch.cat((y, h_0)).index_select(0, source)
 
 
-def _context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _context(ctx: Any, inputs: list[Any], output: tuple[Tensor, ...]) -> None:
     (
         x,
         h_0,
@@ -287,7 +285,27 @@ def _wg_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[list[Tensor], ...]:
     return tuple([x.new_empty(shape) for _ in range(directions)] for shape in shapes)
 
 
-_lstm_fp.register_autograd(_backward, setup_context=_context)
-_lstm_fp.register_fake(_fp_shapes)
-_lstm_bp.register_fake(_bp_shapes)
-_lstm_wg.register_fake(_wg_shapes)
+_SEQUENCE = (
+    "int[] sizes, Tensor first, Tensor? nr_indices, Tensor? nr_offsets, int nr_steps, float nr_scale, "
+    "Tensor? rh_indices, Tensor? rh_offsets, int rh_steps, float rh_scale"
+)
+operator(
+    "cuda_lstm_fp(Tensor x, Tensor h_0, Tensor c_0, Tensor[] w_ih, Tensor[] w_hh, Tensor[] b_ih, Tensor[] b_hh, "
+    f"{_SEQUENCE}) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells, Tensor w, Tensor u)",
+    _lstm_fp,
+    _fp_shapes,
+    context=_context,
+    backward=_backward,
+)
+operator(
+    "cuda_lstm_bp(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor c_0, Tensor gates, Tensor cells, Tensor w, Tensor u, "
+    f"{_SEQUENCE}) -> (Tensor dgates, Tensor dx, Tensor dh_0, Tensor dc_0)",
+    _lstm_bp,
+    _bp_shapes,
+)
+operator(
+    f"cuda_lstm_wg(Tensor x, Tensor h_0, Tensor y, Tensor dgates, {_SEQUENCE})"
+    " -> (Tensor[] dw_ih, Tensor[] dw_hh, Tensor[] db)",
+    _lstm_wg,
+    _wg_shapes,
+)
