@@ -158,6 +158,25 @@ def test_layer_on_other_devices(layer, device, hidden):
         layer(policy(0.5, 0.5), Packing((3, 3, 2)), (4, hidden))
 
 
+@pytest.fixture
+def tf32():
+    """As a CPU ignores the setting, only the choice of products changes."""
+    before, torch.backends.cuda.matmul.fp32_precision = torch.backends.cuda.matmul.fp32_precision, "tf32"
+    yield
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_products_are_left_to_tensor_cores_where_torch_may_use_them(tf32, layer):
+    packing = Packing((3, 3, 2))
+    torch.manual_seed(0)
+    with cuda_launch.use(launcher := ShimLauncher()):
+        agree_on_linear(packing, 6, 5, drawn(packing, 6, 0.5))
+        layer(policy(0.5, 0.5), packing, (5, 6), 2)
+    kernels = {name for _, name, _ in launcher.launched}
+    assert {"lstm_fp", "lstm_bp"} <= kernels
+    assert not {"linear_fp", "linear_bp", "linear_wg"} & kernels
+
+
 def test_a_hidden_size_that_no_grid_can_own():
     with cuda_launch.use(ShimLauncher(multiprocessors=1, shared_limit=10 << 10)):
         x, state, weight = torch.zeros(1, 1), torch.zeros(1, 1, 129), torch.zeros(516, 129)
