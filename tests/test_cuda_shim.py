@@ -64,6 +64,28 @@ extern "C" __global__ void meet(float* x, int steps, int* arrivals) {
   }
 }
 
+extern "C" __global__ void stream(const float* x, float* y) {
+  __shared__ float staged[2][32];
+  shim::copy_async(&staged[0][threadIdx.x], x + threadIdx.x, 4);
+  shim::commit_copies();
+  for (int i = 0; i < 4; ++i) {
+    if (i < 3) shim::copy_async(&staged[(i + 1) % 2][threadIdx.x], x + (i + 1) * 32 + threadIdx.x, 4);
+    shim::commit_copies();
+    shim::wait_for_copies(1);
+    __syncthreads();
+    y[i * 32 + threadIdx.x] = staged[i % 2][31 - threadIdx.x];
+    __syncthreads();
+  }
+}
+
+extern "C" __global__ void copy_without_waiting(const float* x, float* y) {
+  __shared__ float staged[32];
+  shim::copy_async(&staged[threadIdx.x], x + threadIdx.x, 4);
+  shim::commit_copies();
+  __syncthreads();
+  y[threadIdx.x] = staged[31 - threadIdx.x];
+}
+
 extern "C" __global__ void diverge_by_line(float* x) {
   if (threadIdx.x < 7) {
     __syncthreads();
@@ -124,6 +146,12 @@ def test_blocks_and_shared_memory(shim):
     assert torch.equal(y, x.flip(0))
 
 
+def test_tensors_that_touch_are_apart(shim):
+    both = torch.arange(8.0)
+    launch(shim, "reverse", 4, both[4:], 4, both[:4])
+    assert both.tolist() == [7, 6, 5, 4, 4, 5, 6, 7]
+
+
 def test_warps(shim):
     x, y = torch.arange(100.0), torch.empty(34)
     launch(shim, "sums", 32, x, 100, y)
@@ -167,8 +195,25 @@ def meet(shim, cooperative=True, fenced=1):
     launch(shim, "meet", 40, torch.zeros(6), 4, arrivals, grid=3, cooperative=cooperative, fenced=fenced)
 
 
+def stream(shim):
+    x, y = torch.arange(128.0), torch.empty(128)
+    launch(shim, "stream", 32, x, y)
+    return x, y.view(4, 32).flip(1).flatten()
+
+
+def test_asynchronous_copies(shim):
+    assert torch.equal(*stream(shim))
+    y = torch.empty(32)
+    launch(shim, "copy_without_waiting", 32, torch.ones(32), y)
+    assert y.isnan().all()
+
+
 @pytest.mark.parametrize(
-    ("run", "number"), [(reverse, 0), (reverse_dynamic, 0), (overwrite, 0), (overwrite, 1), (meet, 0), (meet, 1)]
+    ("run", "number"),
+    [
+        *((run, 0) for run in (reverse, reverse_dynamic)),
+        *((run, n) for run in (overwrite, meet, stream) for n in (0, 1)),
+    ],
 )
 def test_a_barrier_taken_out_is_an_error(shim, tmp_path, run, number):
     run(shim)
@@ -217,7 +262,7 @@ def test_faults(shim, name, arguments, message):
 
 
 def test_reading_what_the_launch_wrote_through_the_read_only_cache(shim):
-    with pytest.raises(LaunchError, match="through the read-only cache what thread"):
+    with pytest.raises(LaunchError, match=r"at toy.cu:\d+ through the read-only cache what thread"):
         launch(shim, "stale", 2, torch.zeros(2), torch.zeros(2))
 
 

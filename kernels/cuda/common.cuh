@@ -42,6 +42,13 @@ __device__ inline void copy_async(float4* to, const float4* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from));
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#elif defined(CUDA_SHIM)  // the tests' machine, which copies as late as it may
+inline void copy_async(float* to, const float* from) { shim::copy_async(to, from, sizeof *to); }
+inline void copy_async(float4* to, const float4* from) { shim::copy_async(to, from, sizeof *to); }
+inline void wait_for_copies() {
+  shim::commit_copies();
+  shim::wait_for_copies(0);
+}
 #else
 __device__ inline void copy_async(float* to, const float* from) { *to = *from; }
 __device__ inline void copy_async(float4* to, const float4* from) { *to = __ldcg(from); }

@@ -227,8 +227,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     dh[place] = dh_n ? __ldg(dh_n + place) : 0.f;
     dc[place] = dc_n ? __ldg(dc_n + place) : 0.f;
   }
-  wait_for_copies();
-  __syncthreads();
+  wait_for_copies();  // U is first read behind a barrier below; dh and dc are first read by who wrote them
 
   Step step = step_at(steps - 1);
   for (int s = steps - 1; s >= 0; --s) {

@@ -10,6 +10,8 @@
 using std::max;
 using std::min;
 
+#define CUDA_SHIM  // for what a kernel can only say in the GPU's assembly
+
 #define __global__
 #define __device__
 #define __host__

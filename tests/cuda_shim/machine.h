@@ -31,6 +31,8 @@ extern unsigned threads_per_block;  // of the running launch
 // Ends the launch: the text becomes the launcher's error. "@hex" stands for a place in the kernel's library.
 [[noreturn]] void fail(const std::string& text);
 std::string name(uint32_t thread);
+// As check, for an access that the kernel makes at another place.
+void check_at(const void* place, const volatile void* address, size_t bytes, bool write, Access access);
 
 // A tensor, or several that overlap.
 struct Buffer {

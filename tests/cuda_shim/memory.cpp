@@ -192,6 +192,10 @@ void check(const volatile void* address, size_t bytes, bool write, Access kind) 
     access(address, bytes, write, kind, __builtin_return_address(0));
 }
 
+void check_at(const void* place, const volatile void* address, size_t bytes, bool write, Access kind) {
+    access(address, bytes, write, kind, place);
+}
+
 void begin_launch(const Buffer* buffers, int count, unsigned blocks, size_t dynamic_shared, unsigned live_blocks) {
     if (arena == nullptr) {
         void* space =
@@ -228,7 +232,7 @@ void begin_launch(const Buffer* buffers, int count, unsigned blocks, size_t dyna
 void* on_device(void* host) {
     auto* byte = static_cast<char*>(host);
     for (Tensor& tensor : tensors)
-        if (byte >= tensor.buffer.host && byte <= tensor.buffer.host + tensor.buffer.bytes)
+        if (byte >= tensor.buffer.host && byte < tensor.buffer.host + tensor.buffer.bytes)
             return tensor.begin + (byte - tensor.buffer.host);
     return nullptr;
 }

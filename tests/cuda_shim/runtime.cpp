@@ -12,6 +12,7 @@
 #include <csetjmp>
 #include <csignal>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,6 +35,13 @@ constexpr unsigned most_threads = 1024;  // of a block
 enum class State { runs, barrier, warp, sleeps, done };
 enum class Operation { sync, ballot, shuffle };
 
+struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+    const void* place;
+};
+
 struct Fiber {
     jmp_buf at;
     ucontext_t first;
@@ -49,6 +57,9 @@ struct Fiber {
     unsigned mask = 0, source = 0;
     uint64_t value = 0, result = 0;
     int predicate = 0;
+    // Its asynchronous copies: those of no group yet, and the groups that it has not waited for.
+    std::vector<Copy> copies;
+    std::deque<std::vector<Copy>> groups;
 };
 
 struct Block {
@@ -264,6 +275,8 @@ Block start(unsigned number, unsigned slot) {
         fiber.index = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
         fiber.lane = i % 32;
         fiber.thread = Thread{};
+        fiber.copies.clear();
+        fiber.groups.clear();
         fiber.thread.id = number * threads_per_block + i;
         fiber.thread.block = number;
         fiber.thread.stack = fiber.stack;
@@ -398,6 +411,30 @@ uint64_t shuffle(unsigned mask, uint64_t value, unsigned source, Line where) {
     running->source = source;
     wait_in_warp(Operation::shuffle, mask, where);
     return running->result;
+}
+
+void copy_async(void* to, const void* from, size_t bytes) {
+    const void* place = __builtin_return_address(0);
+    if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
+        fail(name(running->thread.id) + " copies what is not aligned");
+    check_at(place, to, bytes, true, Access::plain);  // from now on nobody may read it
+    running->copies.push_back({to, from, bytes, place});
+}
+
+void commit_copies() {
+    running->groups.push_back(std::move(running->copies));
+    running->copies.clear();
+}
+
+void wait_for_copies(unsigned groups_left) {
+    auto& groups = running->groups;
+    for (; groups.size() > groups_left; groups.pop_front()) {
+        for (const Copy& copy : groups.front()) {
+            check_at(copy.place, copy.from, copy.bytes, false, Access::plain);
+            check_at(copy.place, copy.to, copy.bytes, true, Access::plain);
+            std::memcpy(copy.to, copy.from, copy.bytes);
+        }
+    }
 }
 
 void sleep(Line where) {

@@ -34,6 +34,11 @@ unsigned lane();
 void fence();                                           // __threadfence
 void sleep(Line where);                                 // __nanosleep
 
+// cp.async: a thread's copies happen when it waits for their group, and no sooner.
+void copy_async(void* to, const void* from, size_t bytes);
+void commit_copies();
+void wait_for_copies(unsigned groups_left);
+
 enum class Access { plain, atomic, read_only };
 // Tells the race detector of an access that the compiler does not; fails the launch if it must not be.
 void check(const volatile void* address, size_t bytes, bool write, Access access);
