@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test fuzz asan cuda-report install clean
+.PHONY: quickstart test fuzz asan cuda-report gpu install clean
 
 quickstart: install ## the paper's idea in a few minutes: random against structured dropout, one table
 	$(BIN)/python run.py -m +experiment=quickstart
@@ -24,6 +24,9 @@ asan: install ## the kernels' tests under the address sanitizer
 
 cuda-report: install ## registers, shared memory and spills of the CUDA kernels; needs no GPU
 	$(BIN)/python scripts/cuda_report.py
+
+gpu: ## on a machine with an NVIDIA GPU, with its own Python (PYTHON=...): tests, benchmarks and trainings there
+	$(PYTHON) scripts/gpu.py
 
 install: $(VENV)/installed
 

@@ -13,7 +13,8 @@ from structured_dropout.backends import cuda_launch
 
 DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
 if DEVICE.type == "cuda":
-    torch.backends.cudnn.allow_tf32 = False  # cuDNN's LSTM is held against float64
+    for library in (torch.backends.cudnn.rnn, torch.backends.cudnn.conv):  # held against float64
+        library.fp32_precision = "ieee"
 
 _shim = ShimLauncher(multiprocessors=4, shared_limit=64 << 10)
 
