@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test fuzz asan install clean
+.PHONY: quickstart test fuzz asan cuda-report gpu install clean
 
 quickstart: install ## the paper's idea in a few minutes: random against structured dropout, one table
 	$(BIN)/python run.py -m +experiment=quickstart
@@ -21,6 +21,12 @@ fuzz: install ## 50,000 random cases against the float64 reference
 asan: install ## the kernels' tests under the address sanitizer
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 STRUCTURED_DROPOUT_CXXFLAGS="-fsanitize=address -g" \
 	$(BIN)/python -m pytest -q tests/test_backends.py tests/test_cpu_kernels.py -k "cpu and not build and not compiler"
+
+cuda-report: install ## registers, shared memory and spills of the CUDA kernels; needs no GPU
+	$(BIN)/python scripts/cuda_report.py
+
+gpu: ## on a machine with an NVIDIA GPU, with its own Python (PYTHON=...): tests, benchmarks and trainings there
+	$(PYTHON) scripts/gpu.py
 
 install: $(VENV)/installed
 

@@ -6,7 +6,8 @@ Every contender and both baselines (the task's baseline policy under ``dense`` a
 run in one process, in turn, round after round, so that a machine that slows down slows all of them. A speed-up is the
 median of the ratios of each round. Overrides are run.py's; commas sweep, and each combination of the keys other
 than dropout and backend is a race of its own, as is each part of a model (``task.parts``). Further keys: output=FILE
-rounds=N part=PART tracker=TRACKER.
+rounds=N part=PART tracker=TRACKER, and tf32=true: on a GPU products run in TF32, in fp32 without it; for all
+contenders, and the column ``device`` says which.
 """
 
 from __future__ import annotations
@@ -58,11 +59,12 @@ def main(arguments: list[str]) -> None:
     dropouts = options.pop("dropout", "nr_st,nr_rh_st").split(",")
     backends = options.pop("backend", "auto").split(",")
     parts, tracker = options.pop("part", None), options.pop("tracker", "console")
+    tf32 = options.pop("tf32", "false") == "true"
     rows = []
     for values in itertools.product(*(_choices(value) for value in options.values())):
         overrides = [f"{key}={value}" for key, value in zip(options, values, strict=True)]
         for part in parts.split(",") if parts else compose(overrides).task.get("parts", ["model"]):
-            rows += race(overrides, dropouts, backends, rounds, part)
+            rows += race(overrides, dropouts, backends, rounds, part, tf32)
     show(rows)
     track(rows, compose([f"tracker={tracker}"]).tracker, Path(output).parent if output else Path())
     if output:
@@ -83,7 +85,7 @@ def track(rows: list[dict[str, Any]], tracker: DictConfig, folder: Path) -> None
 
 
 def race(
-    overrides: list[str], dropouts: list[str], backends: list[str], rounds: int, part: str = "model"
+    overrides: list[str], dropouts: list[str], backends: list[str], rounds: int, part: str = "model", tf32: bool = False
 ) -> list[dict[str, Any]]:
     """Time all contenders under these overrides; a row for each one's phases."""
     base = compose(overrides)
@@ -93,6 +95,7 @@ def race(
         cfg = compose(overrides, Contender(dropout, backend))
         policy = settings.policy(cfg, layers=cfg.model.layers)
         configs[Contender(dropout, settings.backend(cfg, policy))] = cfg
+    _set_precision(tf32)
     peak = {contender: peak_megabytes(cfg, part) for contender, cfg in configs.items()}
     trials = {contender: build(cfg, part) for contender, cfg in configs.items()}
     times = take_turns(trials, settings.device(base), rounds)
@@ -102,7 +105,7 @@ def race(
         "task": base.task.name,
         "part": part,
         "threads": torch.get_num_threads(),
-        "device": _device(settings.device(base)),
+        "device": _device(settings.device(base), tf32),
         "commit": provenance.commit(),
         "date": date.today().isoformat(),
         "overrides": " ".join(override for override in overrides if not override.startswith("task=")),
@@ -159,7 +162,7 @@ def take_turns(
                 status.update(f"round {turn - WARM_UP + 1}/{rounds}: {contender.dropout} {contender.backend}")
                 synchronize()
                 start = time.perf_counter()
-                with measure(synchronize) as clock:
+                with measure(device) as clock:
                     trial()
                 synchronize()
                 seconds = {**clock.seconds, "iteration": time.perf_counter() - start}
@@ -228,9 +231,17 @@ def _speedup(baseline: list[float], milliseconds: list[float]) -> float:
     return round(statistics.median(b / x for b, x in zip(baseline, milliseconds, strict=True)), 3)
 
 
-def _device(device: torch.device) -> str:
+def _set_precision(tf32: bool) -> None:
+    """torch's default differs: cuDNN's LSTM may use TF32, a product may not."""
+    for library in (torch.backends.cuda.matmul, torch.backends.cudnn.rnn, torch.backends.cudnn.conv):
+        library.fp32_precision = "tf32" if tf32 else "ieee"
+
+
+def _device(device: torch.device, tf32: bool) -> str:
     machine = provenance.machine(device)
-    return str(machine.get("gpu", f"{machine['cpu']} {machine['simd']}"))
+    if "gpu" in machine:
+        return f"{machine['gpu']} {'TF32' if tf32 else 'fp32'}"
+    return f"{machine['cpu']} {machine['simd']}"
 
 
 if __name__ == "__main__":

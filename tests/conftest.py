@@ -1,15 +1,17 @@
+from __future__ import annotations
+
 import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hydra
 import pytest
-from omegaconf import DictConfig
 
-from structured_dropout.experiment import settings
+if TYPE_CHECKING:  # the tests of the kernels run with torch, numpy and pytest alone
+    from omegaconf import DictConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., DictConfig]:
     """The configuration that run.py would see for these overrides."""
+    import hydra
 
     def compose(*overrides: str) -> DictConfig:
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -28,6 +31,9 @@ def compose() -> Callable[..., DictConfig]:
 @pytest.fixture(scope="session")
 def launch(compose) -> Callable[..., DictConfig]:
     """Run a recipe in this process; run.dir must be among the overrides."""
+    import hydra
+
+    from structured_dropout.experiment import settings
 
     def launch(*overrides: str) -> DictConfig:
         cfg = compose(*overrides)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import reference
 import torch
+from devices import DEVICE
 
 from structured_dropout import DropoutPolicy, StructuredLSTM, UnitMask, backends
 from structured_dropout.backends.interface import CellMasks, LayerMasks, Weights
@@ -13,22 +14,23 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     """Relative to the largest entry, or to .1 where terms of size 1 cancel: 1e-5 in float32, 1e-12 in float64."""
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[actual.dtype]
     scale = max(expected.abs().max().item(), 0.1) if expected.numel() else 1.0
-    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance * scale)
+    torch.testing.assert_close(actual.double().cpu(), expected, rtol=0, atol=tolerance * scale)
 
 
 def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype) -> None:
     """Compare outputs and the gradients of a random projection of them with the judge's in float64."""
 
-    def run(f, dtype):
-        leaves = [None if x is None else x.to(dtype).requires_grad_() for x in inputs]
+    def run(f, dtype, device):
+        leaves = [None if x is None else x.to(device, dtype).requires_grad_() for x in inputs]
         outputs = f(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         torch.manual_seed(1)
-        loss = sum((y * torch.randn(y.shape, dtype=torch.float64).to(dtype)).sum() for y in outputs)
+        loss = sum((y * torch.randn(y.shape, dtype=torch.float64).to(device, dtype)).sum() for y in outputs)
         given = [x for x in leaves if x is not None]
         return [*outputs, *torch.autograd.grad(loss, given)]
 
-    for actual, expected in zip(run(function, dtype), run(judge, torch.float64), strict=True):
+    computed = run(function, dtype, DEVICE), run(judge, torch.float64, torch.device("cpu"))
+    for actual, expected in zip(*computed, strict=True):
         assert actual.shape == expected.shape
         close(actual, expected)
 
@@ -59,12 +61,14 @@ def agree_on_layer(name, policy_or_masks, packing, sizes, directions=1, bias=Tru
 
 
 def cast(masks: LayerMasks, like: torch.Tensor) -> LayerMasks:
-    """Random masks hold numbers, which must have the dtype of what they multiply."""
+    """Masks must be on the device of what they multiply, and random ones, which hold numbers, have its dtype."""
 
     def one(mask):
+        if mask is None:
+            return None
         if isinstance(mask, torch.Tensor):
             return mask.to(like)
-        return mask if mask is None or isinstance(mask, UnitMask) else replace(mask, values=mask.values.to(like))
+        return mask.to(like.device) if isinstance(mask, UnitMask) else replace(mask, values=mask.values.to(like))
 
     inside = tuple(CellMasks(*map(one, cell)) for cell in masks.inside)
     return LayerMasks(one(masks.nr), tuple(map(one, masks.rh)), inside)

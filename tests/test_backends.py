@@ -3,16 +3,20 @@
 import pytest
 import reference
 import torch
+from devices import DEVICE, cuda_kernels
 from judge import agree, agree_on_layer, cast
 
 from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, UnitMask, Zoneout, backends
 from structured_dropout.backends.interface import LayerMasks, Weights
 from structured_dropout.masks import draw
 
-CPU = torch.device("cpu")
-BACKENDS = [
-    name for name in backends.names() if backends.get(name).why_not(DropoutPolicy(), CPU, torch.float32) is None
-]
+
+def runs(name: str, policy: DropoutPolicy, dtype: torch.dtype = torch.float32) -> bool:
+    with cuda_kernels():
+        return backends.get(name).why_not(policy, DEVICE, dtype) is None
+
+
+BACKENDS = [name for name in backends.names() if runs(name, DropoutPolicy())]
 
 PACKINGS = {
     "one step": Packing.padded(1, 3),
@@ -53,8 +57,14 @@ def units(kept_by_draw: list[list[int]], total: int, steps_per_draw: int = 1) ->
     return UnitMask(indices, offsets, steps_per_draw, total, 2.0)
 
 
-def runs(name: str, policy: DropoutPolicy) -> bool:
-    return backends.get(name).why_not(policy, CPU, torch.float32) is None
+def dtypes(name: str) -> list[torch.dtype]:
+    return [dtype for dtype in (torch.float32, torch.float64) if runs(name, DropoutPolicy(), dtype)]
+
+
+@pytest.fixture(autouse=True)
+def kernels():
+    with cuda_kernels():
+        yield
 
 
 @pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
@@ -63,13 +73,14 @@ def runs(name: str, policy: DropoutPolicy) -> bool:
 def test_lstm_layer(name, policy, packing):
     if not runs(name, policy):
         with pytest.raises((ValueError, RuntimeError), match="choose"):
-            backends.resolve(name, policy, CPU, torch.float32)
+            backends.resolve(name, policy, DEVICE, torch.float32)
         return
     for sizes in SIZES.values():
         agree_on_layer(name, policy, packing, sizes)
     agree_on_layer(name, policy, packing, SIZES["odd"], directions=2)
     agree_on_layer(name, policy, packing, SIZES["odd"], bias=False)
-    agree_on_layer(name, policy, packing, SIZES["wide"], directions=2, dtype=torch.float64)
+    dtype = torch.float64 if runs(name, policy, torch.float64) else torch.float32
+    agree_on_layer(name, policy, packing, SIZES["wide"], directions=2, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", [name for name in BACKENDS if runs(name, POLICIES["nr_rh_st"])])
@@ -99,15 +110,16 @@ def test_linear(name, packing):
                 def masked(f, mask=mask, packing=packing):
                     return lambda x, w, b: f(x, w, b, cast(LayerMasks(mask, ()), x).nr, packing)
 
-                for dtype in (torch.float32, torch.float64):
+                for dtype in dtypes(name):
                     agree(masked(linear), masked(reference.linear), tensors, dtype)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_dropped_columns_of_the_input_gradient_are_exactly_zero(name):
-    mask = units([[1, 4], [], [0, 1, 2, 3, 4]], 5)
-    x = torch.randn(6, 5, requires_grad=True)
-    backends.get(name).linear(x, torch.randn(9, 5), None, mask, Packing.padded(3, 2)).sum().backward()
+    mask = units([[1, 4], [], [0, 1, 2, 3, 4]], 5).to(DEVICE)
+    x = torch.randn(6, 5, device=DEVICE, requires_grad=True)
+    weight = torch.randn(9, 5, device=DEVICE)
+    backends.get(name).linear(x, weight, None, mask, Packing.padded(3, 2)).sum().backward()
     dropped = mask.multiplier(x).expand(3, 2, 5).reshape(6, 5) == 0
     assert (x.grad[dropped] == 0).all()
     assert (x.grad[~dropped] != 0).all()
@@ -128,17 +140,10 @@ def test_gradcheck(name):
     assert torch.autograd.gradcheck(layer, tensors)
 
 
-def test_empty_batch():
-    for name in BACKENDS:
-        lstm = backends.get(name).lstm_layer
-        w = Weights(torch.randn(8, 3), torch.randn(8, 2), torch.randn(8), torch.randn(8))
-        y, h_n, _ = lstm(
-            torch.randn(0, 3),
-            torch.zeros(1, 0, 2),
-            torch.zeros(1, 0, 2),
-            (w,),
-            LayerMasks(None, (None,)),
-            Packing((0, 0)),
-        )
-        assert y.shape == (0, 2)
-        assert h_n.shape == (1, 0, 2)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_empty_batch(name):
+    tensors = [torch.randn(shape, device=DEVICE) for shape in ((0, 3), (1, 0, 2), (1, 0, 2), (8, 3), (8, 2), 8, 8)]
+    masks = LayerMasks(None, (None,))
+    y, h_n, _ = backends.get(name).lstm_layer(*tensors[:3], (Weights(*tensors[3:]),), masks, Packing((0, 0)))
+    assert y.shape == (0, 2)
+    assert h_n.shape == (1, 0, 2)

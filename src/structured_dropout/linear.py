@@ -34,7 +34,7 @@ class StructuredLinear(nn.Linear):
         self.policy = DropoutPolicy(output=policy.output if policy else None)
         self.backend = backend
         self.generator = generator
-        backends.resolve(backend, self.policy, self.weight.device, self.weight.dtype)  # an impossible choice fails here
+        backends.check(backend, self.policy, self.weight.device, self.weight.dtype)  # an impossible choice fails here
 
     def forward(self, input: Tensor, mask: Mask | None = None) -> Tensor:
         """Mask, scale and project input [steps, batch, in_features]; the mask is drawn here if None.

@@ -72,7 +72,7 @@ class StructuredLSTM(nn.LSTM):
         self.backend = backend
         self.generator = generator
         weight = next(self.parameters())
-        backends.resolve(backend, self.policy, weight.device, weight.dtype)  # an impossible choice fails here
+        backends.check(backend, self.policy, weight.device, weight.dtype)  # an impossible choice fails here
 
     def forward(  # type: ignore[override]
         self, input: Tensor | PackedSequence, hx: State | None = None, masks: list[LayerMasks] | None = None

@@ -7,11 +7,11 @@ from functools import cache
 
 import torch
 
-from structured_dropout.backends import compact, cpu, dense, fused
+from structured_dropout.backends import compact, cpu, cuda, dense, fused
 from structured_dropout.backends.interface import Backend
 from structured_dropout.policy import DropoutPolicy
 
-_BACKENDS: dict[str, Backend] = {"dense": dense, "fused": fused, "compact": compact, "cpu": cpu}
+_BACKENDS: dict[str, Backend] = {"dense": dense, "fused": fused, "compact": compact, "cpu": cpu, "cuda": cuda}
 _log = logging.getLogger(__name__)
 
 
@@ -32,6 +32,19 @@ def resolve(name: str, policy: DropoutPolicy, device: torch.device, dtype: torch
     return name
 
 
+def check(name: str, policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse what can run neither on ``device`` nor, if that is the CPU, on the GPU that a model may be moved to.
+
+    Raises: as ``resolve``.
+    """
+    try:
+        resolve(name, policy, device, dtype)
+    except RuntimeError:
+        movable = device.type == "cpu" and torch.cuda.is_available()
+        if not movable or _BACKENDS[name].why_not(policy, torch.device("cuda"), dtype) is not None:
+            raise
+
+
 def names() -> list[str]:
     """All backends, whether or not they run here."""
     return list(_BACKENDS)
@@ -46,7 +59,8 @@ def get(name: str) -> Backend:
 def _auto(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str:
     # Where nothing can be skipped, torch's own LSTM is what to run. Gathering costs a CPU more than it saves: compact
     # runs only where it is asked for.
-    for name in ("cpu", "fused", "dense") if policy.skips else ("fused", "dense"):
+    skipping = {"cpu": ["cpu"], "cuda": ["cuda"]}.get(device.type, []) if policy.skips else []
+    for name in (*skipping, "fused", "dense"):
         reason = _BACKENDS[name].why_not(policy, device, dtype)
         if reason is None:
             _log.info("backend auto: %s", name)

@@ -16,7 +16,7 @@ fp, bp, wg = dense.fp, dense.bp, dense.wg  # a loop that goes step by step leave
 
 def why_not(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str | None:
     if policy.rh is not None and policy.rh.drops:
-        return "torch's LSTM cannot drop its recurrent state (rh): choose dense, compact or cpu"
+        return "torch's LSTM cannot drop its recurrent state (rh): choose dense, compact, cpu or cuda"
     return inside_cell(policy)
 
 
@@ -28,7 +28,7 @@ def lstm_layer(
     x: Tensor, h_0: Tensor, c_0: Tensor, weights: tuple[Weights, ...], masks: LayerMasks, packing: Packing
 ) -> LayerOutput:
     if any(mask is not None for mask in masks.rh):
-        raise ValueError("the fused backend cannot drop the recurrent state (rh): choose dense, compact or cpu")
+        raise ValueError("the fused backend cannot drop the recurrent state (rh): choose dense, compact, cpu or cuda")
     if masks.nr is not None:
         x = masks.nr.apply(x, packing)
     state = [h_0, c_0]

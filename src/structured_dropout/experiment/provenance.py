@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "OpenNMT-py", "pytorch-crf", "seqeval", "sacrebleu", "cupy")
+_PACKAGES = (
+    *("torch", "numpy", "hydra-core", "omegaconf", "OpenNMT-py", "pytorch-crf", "seqeval", "sacrebleu"),
+    "cupy-cuda13x",
+)
 
 
 def commit() -> str:

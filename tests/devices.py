@@ -1,0 +1,24 @@
+"""Where the tests of the backends run: on the CPU, or on the GPU with TEST_DEVICE=cuda (make gpu).
+
+On the CPU the CUDA kernels run too, through tests/cuda_shim.
+"""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from cuda_shim import ShimLauncher
+
+from structured_dropout.backends import cuda_launch
+
+DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
+if DEVICE.type == "cuda":
+    for library in (torch.backends.cudnn.rnn, torch.backends.cudnn.conv):  # held against float64
+        library.fp32_precision = "ieee"
+
+_shim = ShimLauncher(multiprocessors=4, shared_limit=64 << 10)
+
+
+def cuda_kernels() -> AbstractContextManager[None]:
+    """Inside this the ``cuda`` backend runs on DEVICE."""
+    return nullcontext() if DEVICE.type == "cuda" else cuda_launch.use(_shim)
