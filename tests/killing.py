@@ -7,7 +7,6 @@ training, which then does what ``python run.py`` does.
 import io
 import json
 import os
-import resource
 import runpy
 import signal
 import subprocess
@@ -28,9 +27,14 @@ class Ended(NamedTuple):
 
 
 class Trainings:
-    """Runs trainings one after the other."""
+    """Runs trainings one after the other.
 
-    def __init__(self) -> None:
+    Args:
+        log: where the output of the current one goes.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen(
             [sys.executable, __file__],
@@ -41,22 +45,18 @@ class Trainings:
             env=environment,
         )
 
-    def __call__(
-        self, folder: Path, *overrides: str, kill: tuple[str, int] | None = None, largest_file: int | None = None
-    ) -> Ended:
+    def __call__(self, folder: Path, *overrides: str, kill: tuple[str, int] | None = None) -> Ended:
         """Train in ``folder``.
 
         Args:
             kill: die of SIGKILL right before the n-th event of this kind, counted from 1.
-            largest_file: fail to write files beyond so many bytes.
         """
-        log = folder.with_name(folder.name + ".log")
         command = [*overrides, f"run.dir={folder}", "train.threads=1"]
-        job = {"command": command, "log": str(log), "kill": kill, "largest_file": largest_file}
+        job = {"command": command, "log": str(self._log), "kill": kill}
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         code = int(self._server.stdout.readline())
-        *output, last = log.read_text().splitlines() or [""]
+        *output, last = self._log.read_text().splitlines() or [""]
         if last.startswith("events: "):
             return Ended(code, "\n".join(output), json.loads(last.removeprefix("events: ")))
         return Ended(code, "\n".join([*output, last]), {})
@@ -75,12 +75,10 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def train(command: list[str], log: str, kill: tuple[str, int] | None, largest_file: int | None) -> None:
+def train(command: list[str], log: str, kill: tuple[str, int] | None) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)
-    if largest_file is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     counts = count_events(kill)
     sys.argv = ["run.py", *command]
     runpy.run_path("run.py", run_name="__main__")

@@ -15,6 +15,7 @@ import torch
 
 from structured_dropout.experiment import checkpoint, tracking
 from structured_dropout.experiment.errors import StorageFailed, TrainingDiverged, UsageError
+from structured_dropout.experiment.folder import is_done
 
 ROOT = Path(__file__).parents[1]
 TINY = ["task=ptb_small", "train.epochs=2", "train.checkpoint_iterations=4"]
@@ -110,6 +111,13 @@ def test_an_exploding_loss_stops_the_run(launch, tiny_text, tmp_path, lr):
         launch(*TINY, *tiny_text, f"run.dir={tmp_path}", f"train.lr={lr}", "train.clip=1e30")
     assert result(tmp_path)["status"] == "failed"
     assert "lower train.lr" in result(tmp_path)["error"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"status": "funished"}', '{"statu": "finished"}', "\xff"])
+def test_a_damaged_summary_is_named(tmp_path, content):
+    (tmp_path / "summary.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"summary.json is damaged .* delete it to go on from the checkpoint"):
+        is_done(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -46,7 +46,8 @@ def load(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of a run here: it holds more than tensors and plain values"
         ) from error
     except Exception as error:  # whatever damaged bytes bring
-        raise Damaged(f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+        reason, *_ = str(error).splitlines() or [""]
+        raise Damaged(f"{path} is damaged ({type(error).__name__}: {reason})") from error
     return state
 
 
