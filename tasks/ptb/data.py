@@ -177,7 +177,8 @@ def _corpus(name: str, exact: bool, texts: dict[str, list[str]], vocabulary_size
 
 
 def _tokens(text: str) -> list[str]:
-    return [word for line in text.splitlines() if line.strip() for word in (*line.split(), EOS)]
+    """The words of a text; only a line feed ends a line, and empty lines are none."""
+    return [word for line in text.split("\n") if line.strip() for word in (*line.split(), EOS)]
 
 
 def _pydoc() -> dict[str, list[str]]:
