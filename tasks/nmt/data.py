@@ -179,9 +179,8 @@ def fetch(name: str, split: str, folder: Path) -> None:
                 f"{path} is missing: fairseq's examples/translation/prepare-iwslt14.sh makes it (before BPE, in its "
                 f"tmp folder). Put it there, or set data.dir, or data.{split}_src and data.{split}_tgt"
             )
-        digest = _known_hashes().get(file)
         try:
-            pooch.retrieve(public.url + path.name, digest and f"sha256:{digest}", path.name, path.parent)
+            pooch.retrieve(public.url + path.name, f"sha256:{_known_hashes()[file]}", path.name, path.parent)
         except Exception as error:  # whatever the network brings
             raise UsageError(
                 f"{path} is missing and cannot be downloaded ({error}): put it there, or set data.dir"
