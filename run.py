@@ -35,6 +35,7 @@ def main(cfg: DictConfig) -> str:
         return ""
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        settings.check_functions(cfg)
         settings.check_packages(cfg)
         if cfg.mode != "train":
             hydra.utils.get_method(task_function(cfg))(cfg)

@@ -30,6 +30,7 @@ _REAL = {
 }  # fmt: skip  all others count something
 _MAY_BE_ZERO = {"decay_after", "seed", "embedding_dropout", "weight_decay", "alpha", "beta"}
 _MAY_BE_NULL = {"max_iterations", "threads", "checkpoint_iterations", "vocabulary_size", "evaluate_on"}
+_FUNCTIONS = {"recipe", "trial", "bound", "translate", "tag"}
 _ABSENT = object()
 _LARGEST = 2**63 - 1  # what torch takes for a seed
 
@@ -69,6 +70,17 @@ def _check_number(name: str, value: object) -> None:
         raise UsageError(f"{name} must be at most {_LARGEST}, not {value}")
     if key.endswith("dropout") and value >= 1:
         raise UsageError(f"{name} is a dropout rate: it must be below 1, not {value}")
+
+
+def check_functions(cfg: DictConfig) -> None:
+    """Check that the functions that the task names are this repository's: a configuration is no program.
+
+    Raises:
+        UsageError: one is not; names the key.
+    """
+    for key in _FUNCTIONS & cfg.task.keys():
+        if not str(cfg.task[key]).startswith("tasks."):
+            raise UsageError(f"task.{key}={cfg.task[key]} is no function of a task here: its name begins with tasks.")
 
 
 def check_packages(cfg: DictConfig) -> None:
