@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def main(cfg: DictConfig) -> str:
         return ""
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        settings.check_functions(cfg)
         settings.check_packages(cfg)
         if cfg.mode != "train":
             hydra.utils.get_method(task_function(cfg))(cfg)
@@ -48,8 +50,8 @@ def main(cfg: DictConfig) -> str:
             _log.error("error: %s", error)
             return f"error: {error}"
         sys.exit(f"error: {error}")
-    except Interrupted as stop:
-        _log.info("%s", stop)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        _log.info("%s", str(stop) or "stopped; the last checkpoint, if there is one, is where the same command goes on")
         sys.exit(130)
     except Exception as error:
         if not sweep:
@@ -83,4 +85,5 @@ def prepare(cfg: DictConfig) -> Path:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's is like Ctrl-C, before the training too
     main()

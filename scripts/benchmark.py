@@ -132,6 +132,7 @@ def compose(overrides: list[str], contender: Contender | None = None) -> DictCon
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra.compose("config", [*overrides, *chosen])
     settings.check(cfg)
+    settings.check_functions(cfg)
     return cfg
 
 

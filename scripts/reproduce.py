@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 0.02  # relative, where machine, versions or commit differ
+_OVERRIDE = re.compile(r"[+~]*(?!hydra\b)[\w./@]+(=|$)")  # no option, and nothing of hydra's, which can start programs
 SAME = ("machine", "versions", "commit", "backend")
 
 
@@ -38,13 +40,20 @@ def main() -> None:
 
 def run_again(command: str, folder: Path) -> dict[str, Any]:
     """The summary that the command leaves in this folder."""
-    _, *arguments = shlex.split(command)
-    kept = [argument for argument in arguments if not argument.startswith("run.dir=")]
-    process = subprocess.run([sys.executable, *kept, f"run.dir={folder}"], cwd=ROOT)
+    kept = [override for override in overrides_of(command) if not override.startswith("run.dir=")]
+    process = subprocess.run([sys.executable, "run.py", *kept, f"run.dir={folder}"], cwd=ROOT)
     if process.returncode != 0:
         sys.exit(f"error: the command failed with exit code {process.returncode}: {command}")
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
+
+
+def overrides_of(command: str) -> list[str]:
+    """The overrides of a training. A summary may be anybody's: nothing else that it names is run."""
+    words = shlex.split(command)
+    if words[:2] != ["python", "run.py"] or not all(map(_OVERRIDE.match, words[2:])):
+        sys.exit(f"error: not run, for it is not python run.py with overrides of a training: {command}")
+    return words[2:]
 
 
 def compare(first: dict[str, float], second: dict[str, float], tolerance: float) -> list[str]:

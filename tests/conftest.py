@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import tiny
 
 if TYPE_CHECKING:  # the tests of the kernels run with torch, numpy and pytest alone
     from omegaconf import DictConfig
@@ -63,15 +64,17 @@ def sweep_in() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory) -> list[str]:
-    """Overrides for a language model of 8 units on three small texts."""
-    folder = tmp_path_factory.mktemp("text")
-    rng = random.Random(0)
-    words = [f"w{i}" for i in range(20)]
-    for split, sentences in (("train", 120), ("valid", 20), ("test", 20)):
-        text = "\n".join(" ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(sentences))
-        (folder / f"{split}.txt").write_text(text)
-    paths = [f"data.{split}={folder / split}.txt" for split in ("train", "valid", "test")]
-    return ["data=text", *paths, "model.hidden_size=8", "train.batch=3", "train.bptt=5", "device=cpu"]
+    return tiny.text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def tiny_columns(tmp_path_factory) -> list[str]:
+    return tiny.columns(tmp_path_factory.mktemp("columns"))
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory) -> list[str]:
+    return tiny.pairs(tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.fixture(scope="session")

@@ -17,17 +17,29 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual.double().cpu(), expected, rtol=0, atol=tolerance * scale)
 
 
-def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype) -> None:
-    """Compare outputs and the gradients of a random projection of them with the judge's in float64."""
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.mT.contiguous().mT if x.ndim > 1 else x,
+    "apart": lambda x: torch.stack((x, x), dim=-1)[..., 0],
+}
+
+
+def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype, layout: str = "contiguous") -> None:
+    """Compare outputs and the gradients of a random projection of them with the judge's in float64.
+
+    Args:
+        layout: of all tensors in memory, those of the projection too.
+    """
+    lay = LAYOUTS[layout]
 
     def run(f, dtype, device):
-        leaves = [None if x is None else x.to(device, dtype).requires_grad_() for x in inputs]
+        leaves = [None if x is None else lay(x.to(device, dtype)).requires_grad_() for x in inputs]
         outputs = f(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         torch.manual_seed(1)
-        loss = sum((y * torch.randn(y.shape, dtype=torch.float64).to(device, dtype)).sum() for y in outputs)
+        projection = [lay(torch.randn(y.shape, dtype=torch.float64).to(device, dtype)) for y in outputs]
         given = [x for x in leaves if x is not None]
-        return [*outputs, *torch.autograd.grad(loss, given)]
+        return [*outputs, *torch.autograd.grad(outputs, given, projection)]
 
     computed = run(function, dtype, DEVICE), run(judge, torch.float64, torch.device("cpu"))
     for actual, expected in zip(*computed, strict=True):
@@ -35,7 +47,9 @@ def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype
         close(actual, expected)
 
 
-def agree_on_layer(name, policy_or_masks, packing, sizes, directions=1, bias=True, dtype=torch.float32, seed=0) -> None:
+def agree_on_layer(
+    name, policy_or_masks, packing, sizes, directions=1, bias=True, dtype=torch.float32, seed=0, layout="contiguous"
+) -> None:
     inputs, hidden = sizes
     if isinstance(policy_or_masks, DropoutPolicy):
         lstm = StructuredLSTM(inputs, hidden, bidirectional=directions == 2, policy=policy_or_masks, backend="dense")
@@ -57,7 +71,7 @@ def agree_on_layer(name, policy_or_masks, packing, sizes, directions=1, bias=Tru
 
         return run
 
-    agree(layer(backends.get(name).lstm_layer), layer(reference.lstm_layer), tensors, dtype)
+    agree(layer(backends.get(name).lstm_layer), layer(reference.lstm_layer), tensors, dtype, layout)
 
 
 def cast(masks: LayerMasks, like: torch.Tensor) -> LayerMasks:

@@ -11,7 +11,7 @@ import torch
 from devices import DEVICE, cuda_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge import agree, agree_on_layer, cast
+from judge import LAYOUTS, agree, agree_on_layer, cast
 from test_backends import BACKENDS, runs
 
 from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, Zoneout, backends
@@ -26,6 +26,7 @@ cases = settings(max_examples=CASES, deadline=None, derandomize="FUZZ_CASES" not
 rates = st.sampled_from([0.0, 0.1, 0.5, 0.8])  # beyond, 1 / (1 - p) amplifies float32 rounding itself
 sizes = st.integers(1, 70)
 dtypes = st.sampled_from([torch.float32, torch.float64])
+layouts = st.sampled_from(sorted(LAYOUTS))
 packings = st.one_of(
     st.builds(Packing.padded, st.integers(1, 9), st.integers(0, 9)),
     st.lists(st.integers(1, 9), min_size=1, max_size=9).map(lambda lengths: Packing(tuple(sorted(lengths)[::-1]))),
@@ -51,11 +52,11 @@ inside = st.builds(
 
 
 @cases
-@given(policies, packings, sizes, sizes, st.sampled_from([1, 2]), st.booleans(), dtypes, st.integers(0, 2**31))
-def test_lstm_layer(policy, packing, inputs, hidden, directions, bias, dtype, seed):
+@given(policies, packings, sizes, sizes, st.sampled_from([1, 2]), st.booleans(), dtypes, st.integers(0, 2**31), layouts)
+def test_lstm_layer(policy, packing, inputs, hidden, directions, bias, dtype, seed, layout):
     for name in REAL:
         if runs(name, policy, dtype):
-            agree_on_layer(name, policy, packing, (inputs, hidden), directions, bias, dtype, seed)
+            agree_on_layer(name, policy, packing, (inputs, hidden), directions, bias, dtype, seed, layout)
 
 
 @settings(cases, max_examples=CASES // 50)
@@ -74,17 +75,16 @@ def test_lstm_layer_regularized_inside(policy, packing, inputs, hidden, directio
 
 
 @cases
-@given(sites(), packings, sizes, st.integers(1, 200), st.booleans(), st.booleans(), dtypes, st.integers(0, 2**31))
-def test_linear(site, packing, inputs, outputs, bias, strided, dtype, seed):
+@given(sites(), packings, sizes, st.integers(1, 200), st.booleans(), layouts, dtypes, st.integers(0, 2**31))
+def test_linear(site, packing, inputs, outputs, bias, layout, dtype, seed):
     torch.manual_seed(seed)
     mask = draw(site, steps=packing.steps, batch=packing.batch, units=inputs, like=torch.empty(0))
     x = torch.randn(packing.bounds[-1], inputs)
-    weight = torch.randn(inputs, outputs).t() if strided else torch.randn(outputs, inputs)
-    tensors = [x, weight, torch.randn(outputs) if bias else None]
+    tensors = [x, torch.randn(outputs, inputs), torch.randn(outputs) if bias else None]
 
     def masked(linear):
         return lambda x, weight, bias: linear(x, weight, bias, cast(LayerMasks(mask, ()), x).nr, packing)
 
     for name in REAL:
         if runs(name, DropoutPolicy(), dtype):
-            agree(masked(backends.get(name).linear), masked(reference.linear), tensors, dtype)
+            agree(masked(backends.get(name).linear), masked(reference.linear), tensors, dtype, layout)

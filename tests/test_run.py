@@ -15,6 +15,7 @@ import torch
 
 from structured_dropout.experiment import checkpoint, tracking
 from structured_dropout.experiment.errors import StorageFailed, TrainingDiverged, UsageError
+from structured_dropout.experiment.folder import is_done
 
 ROOT = Path(__file__).parents[1]
 TINY = ["task=ptb_small", "train.epochs=2", "train.checkpoint_iterations=4"]
@@ -65,13 +66,12 @@ def test_what_a_run_leaves(unbroken):
     assert float(rows(unbroken)[1]["valid_perplexity"]) == summary["metrics"]["valid_perplexity"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_resumes_to_the_same_metrics(unbroken, tiny_text, tmp_path, number):
     process = stop_after_first_checkpoint(tmp_path, number, *tiny_text)
-    if number != signal.SIGKILL:
-        assert process.returncode == 130
-        assert result(tmp_path)["status"] == "interrupted"
-        assert "the same command goes on from there" in process.stdout.read()
+    assert process.returncode == 130
+    assert result(tmp_path)["status"] == "interrupted"
+    assert "the same command goes on from there" in process.stdout.read()
     again = subprocess.run(command(f"run.dir={tmp_path}", *tiny_text), cwd=ROOT, capture_output=True, text=True)
     assert "resuming" in again.stdout
     assert again.stdout.splitlines()[-1] == f"summary: {tmp_path / 'summary.json'}"
@@ -111,6 +111,13 @@ def test_an_exploding_loss_stops_the_run(launch, tiny_text, tmp_path, lr):
         launch(*TINY, *tiny_text, f"run.dir={tmp_path}", f"train.lr={lr}", "train.clip=1e30")
     assert result(tmp_path)["status"] == "failed"
     assert "lower train.lr" in result(tmp_path)["error"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"status": "funished"}', '{"statu": "finished"}', "\xff"])
+def test_a_damaged_summary_is_named(tmp_path, content):
+    (tmp_path / "summary.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"summary.json is damaged .* delete it to go on from the checkpoint"):
+        is_done(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -33,10 +33,10 @@ def test_a_run_that_fails_does_not_end_the_others(sweep):
 
 
 def test_an_unforeseen_error_does_not_end_the_others(sweep):
-    result = sweep("dropout=nr_random", "task.recipe=no.such.recipe,tasks.ptb.train.train")
+    result = sweep("dropout=nr_random", "task.recipe=tasks.no.recipe,tasks.ptb.train.train")
     assert result.returncode == 1
     assert result.stdout.count("0/13 (truncated)") == 1
-    assert "task.recipe=no.such.recipe: error: " in result.stderr
+    assert "task.recipe=tasks.no.recipe: error: " in result.stderr
 
 
 def test_table1_runs_the_papers_rows_once_and_makes_the_tables(sweep_in, tiny_text, tmp_path):

@@ -12,6 +12,7 @@ from structured_dropout.experiment.inputs import read_text
 from tasks.ner.tags import SCHEMES, Entity, InvalidTag, Scheme, entities
 
 _DOCUMENT = "-DOCSTART-"  # the word of a line that begins a document
+LONGEST_WORD = 1000  # characters; the tagger looks at each of them with all its filters
 _Line = tuple[int, list[str]]  # its number and columns
 
 
@@ -26,7 +27,7 @@ def read(path: Path, scheme: Scheme) -> list[Sentence]:
 
     Raises:
         UsageError: the file cannot be read, has no sentence, a ragged line, or a tag that the scheme does not
-            allow; names the line.
+            allow, or a word of more than LONGEST_WORD characters; names the line.
     """
     sentences = [_sentence(path, lines, scheme) for lines in _groups(path, read_text(path))]
     if not sentences:
@@ -48,6 +49,10 @@ def _groups(path: Path, text: str) -> Iterator[list[_Line]]:
         if columns and columns[0] != _DOCUMENT:
             if len(columns) < 2:
                 raise UsageError(f"{path}:{number} has one column: a word and, in the last column, its tag are needed")
+            if len(columns[0]) > LONGEST_WORD:
+                raise UsageError(
+                    f"{path}:{number} has a word of {len(columns[0]):,} characters: {LONGEST_WORD:,} at most"
+                )
             if len(columns) != (width := width or len(columns)):
                 raise UsageError(f"{path}:{number} has {len(columns)} columns, the lines before have {width}")
             lines.append((number, columns))

@@ -33,6 +33,8 @@ def main(cfg: DictConfig) -> None:
     sentences = [words for line in read_text(Path(cfg.input)).split("\n") if (words := line.split())]
     if not sentences:
         raise UsageError(f"input={cfg.input} has no words")
+    if (longest := max(len(word) for words in sentences for word in words)) > conll.LONGEST_WORD:
+        raise UsageError(f"input={cfg.input} has a word of {longest:,} characters: {conll.LONGEST_WORD:,} at most")
     state = load(Path(cfg.checkpoint))
     model, vocabulary = restore(state, settings.backend(cfg, DropoutPolicy()))
     words = {word for words in sentences for word in words}

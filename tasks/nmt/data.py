@@ -119,7 +119,8 @@ def load(data: DictConfig) -> Corpus:
         else:
             paths, note = _public_files(data, split)
             notes += [note] if note else []
-        splits[split] = _pairs(*paths)
+        longest = None if split == "train" else LONGEST_SENTENCE  # of training pairs the long ones are left out
+        splits[split] = _pairs(*paths, longest)
         hashes |= {f"{split}_{side}": sha256(path) for side, path in zip(("src", "tgt"), paths, strict=True)}
     if data.name != "parallel" and not notes and len(splits["train"]) != (published := SETS[data.name].pairs):
         notes.append(f"{len(splits['train']):,} training pairs where {published:,} are published")
@@ -139,16 +140,26 @@ def load(data: DictConfig) -> Corpus:
     return Corpus(**splits, provenance=provenance)
 
 
-def read_lines(path: Path) -> list[str]:
+LONGEST_SENTENCE = 1000  # words; all of a batch are translated as if they had as many
+
+
+def read_lines(path: Path, longest: int | None = None) -> list[str]:
     """The lines of a UTF-8 text file. Only a line feed ends one: others may be part of a sentence.
 
+    Args:
+        longest: words that a line may have; None: any number.
+
     Raises:
-        UsageError: the file cannot be read, is empty or is not UTF-8.
+        UsageError: the file cannot be read, is empty, no text or has a longer line.
     """
     text = read_text(path)
     if not text.strip():
         raise UsageError(f"{path} is empty")
-    return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
+    lines = [line.split() for line in text.removesuffix("\n").split("\n")]
+    for number, words in enumerate(lines, start=1):
+        if longest is not None and len(words) > longest:
+            raise UsageError(f"{path}:{number} has {len(words):,} words: {longest:,} at most can be translated")
+    return [" ".join(words) for words in lines]
 
 
 def fetch(name: str, split: str, folder: Path) -> None:
@@ -168,9 +179,8 @@ def fetch(name: str, split: str, folder: Path) -> None:
                 f"{path} is missing: fairseq's examples/translation/prepare-iwslt14.sh makes it (before BPE, in its "
                 f"tmp folder). Put it there, or set data.dir, or data.{split}_src and data.{split}_tgt"
             )
-        digest = _known_hashes().get(file)
         try:
-            pooch.retrieve(public.url + path.name, digest and f"sha256:{digest}", path.name, path.parent)
+            pooch.retrieve(public.url + path.name, f"sha256:{_known_hashes()[file]}", path.name, path.parent)
         except Exception as error:  # whatever the network brings
             raise UsageError(
                 f"{path} is missing and cannot be downloaded ({error}): put it there, or set data.dir"
@@ -204,8 +214,8 @@ def _known_hashes() -> dict[str, str]:
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
-def _pairs(src_path: Path, tgt_path: Path) -> Pairs:
-    src, tgt = read_lines(src_path), read_lines(tgt_path)
+def _pairs(src_path: Path, tgt_path: Path, longest: int | None) -> Pairs:
+    src, tgt = read_lines(src_path, longest), read_lines(tgt_path)
     if len(src) != len(tgt):
         raise UsageError(
             f"{src_path} has {len(src):,} lines and {tgt_path} has {len(tgt):,}: line i of one must be the "

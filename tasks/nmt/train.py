@@ -48,7 +48,8 @@ def train(cfg: DictConfig) -> None:
             run.end_epoch(valid_bleu=bleu(valid, corpus.valid.tgt))
 
         test = translate(model, vocabulary, corpus.test.src, cfg.translate.beam, cfg.translate)
-        run.finish(notes={"bleu": signature()}, test_bleu=bleu(test, corpus.test.tgt))
+        test_bleu = bleu(test, corpus.test.tgt)
+        run.finish(notes={"bleu": signature()}, test_bleu=test_bleu)  # the signature is known once there is a score
 
 
 def build_optimizer(model: nn.Module, train: DictConfig) -> Optimizer:

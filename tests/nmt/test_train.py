@@ -1,13 +1,10 @@
-import csv
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
+import tiny
 
 from run import task_function
 from structured_dropout.experiment import settings
@@ -22,12 +19,6 @@ DROPOUTS = ("none", "nr_random", "nr_st", "nr_rh_st")
 
 def result(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    """metrics.csv without the times, which differ."""
-    with open(folder / "metrics.csv") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
 def run(*overrides: str) -> subprocess.CompletedProcess[str]:
@@ -48,8 +39,8 @@ def test_every_pair_of_task_and_dropout_trains(launch, tiny_pairs, tmp_path, tas
 
 
 @pytest.mark.parametrize("dropout", ["nr_random", "nr_rh_st"])
-def test_it_learns_to_turn_sentences_round(launch, backwards, tmp_path, dropout):
-    pairs = backwards(tmp_path, {"train": 3000, "valid": 40, "test": 100}, words=10, longest=5)
+def test_it_learns_to_turn_sentences_round(launch, tmp_path, dropout):
+    pairs = tiny.backwards(tmp_path, {"train": 3000, "valid": 40, "test": 100}, words=10, longest=5)
     launch(
         "task=nmt_multi30k", *pairs, f"dropout={dropout}", f"run.dir={tmp_path}", "device=cpu",
         "task.rates.rh=.1", "task.rates.output=.1", "task.rates.nr=[0,.1]", "model.hidden_size=64", "model.init=.3",
@@ -66,25 +57,6 @@ def unbroken(launch, tiny_pairs, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
     launch(*tiny_pairs, "train.steps=40", "train.checkpoint_iterations=3", f"run.dir={folder}")
     return folder
-
-
-def test_a_killed_run_resumes_to_the_same_weights_and_metrics(unbroken, tiny_pairs, tmp_path):
-    command = [*tiny_pairs, "train.steps=40", "train.checkpoint_iterations=3", f"run.dir={tmp_path}"]
-    process = subprocess.Popen([sys.executable, "run.py", *command], cwd=ROOT)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "checkpoint.pt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    again = run(*command)
-    assert "resuming" in again.stdout
-    assert rows(tmp_path) == rows(unbroken)
-    assert result(tmp_path)["metrics"] == result(unbroken)["metrics"]
-    states = [torch.load(folder / "checkpoint.pt")["kept"] for folder in (tmp_path, unbroken)]
-    for name, weight in states[0]["model"].items():
-        assert torch.equal(weight, states[1]["model"][name]), name
 
 
 def test_other_training_pairs_do_not_resume(launch, unbroken, tiny_pairs, tmp_path):

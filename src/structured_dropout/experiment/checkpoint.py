@@ -2,37 +2,81 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import pickle
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.errors import Damaged, UsageError
 from structured_dropout.experiment.files import atomic
+
+_log = logging.getLogger(__name__)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; the one before survives unless this one is complete."""
-    with atomic(path, "wb") as file:
+    """Write a checkpoint, and keep the one before; that survives unless this one is complete."""
+    with atomic(path, "wb", previous(path)) as file:
         torch.save(state, file)
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before this one is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint, tensors and plain values only.
 
     Raises:
-        UsageError: the file is damaged.
+        Damaged: the file is not what was written.
+        UsageError: it cannot be read, or holds something else, which could run code.
     """
     try:
+        _check_sums(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except pickle.UnpicklingError as error:
         raise UsageError(
-            f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            "Restore it, or delete the run folder to start over"
+            f"{path} is no checkpoint of a run here: it holds more than tensors and plain values"
         ) from error
+    except Exception as error:  # whatever damaged bytes bring
+        reason, *_ = str(error).splitlines() or [""]
+        raise Damaged(f"{path} is damaged ({type(error).__name__}: {reason})") from error
     return state
+
+
+def load_last(path: Path) -> dict[str, Any]:
+    """The checkpoint of that name, or the one before where it is damaged.
+
+    Raises:
+        Damaged: neither is what was written.
+        UsageError: it cannot be read, or holds something else.
+    """
+    before = previous(path)
+    if not path.exists():  # killed between the two renames of a save
+        return load(before)
+    try:
+        return load(path)
+    except Damaged as error:
+        if not before.exists():
+            raise
+        state, aside = load(before), path.with_name(path.name + ".damaged")
+        os.replace(path, aside)  # else the next save would make it the previous one
+        _log.warning("%s: it is now %s; going on from %s", error, aside.name, before)
+        return state
+
+
+def _check_sums(path: Path) -> None:
+    """torch writes a checksum of each tensor, but does not look at it: altered weights would load without a word."""
+    with zipfile.ZipFile(path) as archive:
+        if altered := archive.testzip():
+            raise ValueError(f"the checksum of {altered} is wrong")
 
 
 def random_state(masks: torch.Generator) -> dict[str, Any]:

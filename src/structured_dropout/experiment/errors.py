@@ -5,6 +5,10 @@ class UsageError(Exception):
     """The configuration or the data cannot be used: says what is wrong, where, and what to do."""
 
 
+class Damaged(UsageError):
+    """A file of the run is not what was written."""
+
+
 class TrainingDiverged(Exception):
     """The loss is no longer a sensible number."""
 

@@ -12,8 +12,11 @@ from structured_dropout.experiment.errors import StorageFailed
 
 
 @contextmanager
-def atomic(path: Path, mode: str = "w") -> Iterator[IO]:  # type: ignore[type-arg]
+def atomic(path: Path, mode: str = "w", previous: Path | None = None) -> Iterator[IO]:  # type: ignore[type-arg]
     """Open a file for writing that takes its name only once it is complete and on the disk.
+
+    Args:
+        previous: what the file of that name until then is kept as; None: it is not.
 
     Raises:
         StorageFailed: the disk is full, or the file cannot be written for another reason.
@@ -24,7 +27,10 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO]:  # type: ignore[type-ar
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)  # killed here, the run goes on from the previous one
         os.replace(aside, path)
+        _sync_folder(path.parent)
     except BaseException as error:
         aside.unlink(missing_ok=True)
         # torch.save hides the OSError of a full disk behind a RuntimeError.
@@ -35,7 +41,6 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO]:  # type: ignore[type-ar
             f"{path} cannot be written ({cause.strerror}); the one before is intact: "
             "make room, then run the same command again"
         ) from error
-    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

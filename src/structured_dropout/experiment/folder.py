@@ -1,39 +1,49 @@
-"""The files of a run: config.yaml, metrics.csv, summary.json, checkpoint.pt."""
+"""The files of a run: config.yaml, metrics.csv, summary.json, checkpoint.pt and the checkpoint before."""
 
 from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from structured_dropout.experiment import checkpoint
-from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.errors import Damaged, UsageError
 from structured_dropout.experiment.files import atomic
 from structured_dropout.experiment.identity import signature
+from structured_dropout.experiment.inputs import sha256
+
+_log = logging.getLogger(__name__)
+
+_DONE = ("finished", "truncated")
+_STATUSES = (*_DONE, "interrupted", "failed")
 
 
 class RunFolder:
     """A run's folder, held by one process at a time.
 
     Raises:
-        UsageError: another process holds it, or it belongs to a run of another configuration.
+        UsageError: it cannot be made, another process holds it, or it belongs to a run of another configuration.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
         self.path = Path(cfg.run.dir)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115  held until close()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"{self.path} is in use by another process: wait for it, or choose another run.dir"
-            ) from None
-        self._claim(cfg)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115  held until close()
+        except OSError as error:
+            raise UsageError(f"run.dir={self.path} cannot be written: {error.strerror}") from error
+        try:
+            self._take()
+            self._claim(cfg)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._lock.close()
@@ -42,20 +52,56 @@ class RunFolder:
         checkpoint.save(self.path / "checkpoint.pt", state)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint; None if there is none."""
+        """The last checkpoint, or the one before it where that is damaged; None if there was none yet.
+
+        Raises:
+            UsageError: there was one, but none can be read.
+        """
         path = self.path / "checkpoint.pt"
-        return checkpoint.load(path) if path.exists() else None
+        if not path.exists() and not checkpoint.previous(path).exists():
+            if (self.path / "metrics.csv").exists():
+                raise UsageError(
+                    f"{path} is missing, but this run had one: restore it, or delete the run folder to start over"
+                )
+            return None
+        try:
+            return checkpoint.load_last(path)
+        except Damaged as error:
+            raise UsageError(f"{error}. Restore it, or delete the run folder to start over") from error
 
     def write_metrics(self, rows: list[dict[str, float]]) -> None:
         with atomic(self.path / "metrics.csv") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            file.write(_table(rows))
+
+    def restore_metrics(self, rows: list[dict[str, float]]) -> None:
+        """Write the rows that a checkpoint knows of; says so where the file does not agree with them."""
+        path = self.path / "metrics.csv"
+        there = path.read_text(errors="replace").splitlines() or [""] if path.exists() else []
+        known = _table(rows).splitlines()
+        common = min(len(there), len(known))
+        # A killed process may have left the last row unwritten (the first one with the header), but no other.
+        if there[:common] != known[:common] or len(known) - common > (1 if there else 2):
+            _log.warning("%s is damaged: written anew from the checkpoint", path)
+        self.write_metrics(rows)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write the summary, with a checksum of the metrics beside it."""
+        metrics = self.path / "metrics.csv"
         with atomic(self.path / "summary.json") as file:
-            json.dump(summary, file, indent=2)
+            json.dump({**summary, "metrics_sha256": sha256(metrics) if metrics.exists() else None}, file, indent=2)
             file.write("\n")
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{self.path} is in use by another process: wait for it, or choose another run.dir"
+            ) from None
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} cannot be locked ({error.strerror}): choose a run.dir on a local disk"
+            ) from error
 
     def _claim(self, cfg: DictConfig) -> None:
         path = self.path / "config.yaml"
@@ -63,8 +109,13 @@ class RunFolder:
             with atomic(path) as file:
                 file.write(OmegaConf.to_yaml(cfg, resolve=True))
             return
-        there = OmegaConf.load(path)
-        if not isinstance(there, DictConfig) or signature(there) != signature(cfg):
+        try:
+            there = signature(OmegaConf.load(path))  # type: ignore[arg-type]
+        except Exception as error:  # whatever damaged bytes bring
+            raise UsageError(
+                f"{path} is damaged ({type(error).__name__}): restore it, or delete it to trust the checkpoint's"
+            ) from error
+        if there != signature(cfg):
             raise UsageError(f"{self.path} holds a run of another configuration: choose another run.dir")
 
 
@@ -72,12 +123,30 @@ def is_done(path: Path) -> bool:
     """Whether the run of this folder came to its planned end and need not be repeated.
 
     Raises:
-        UsageError: its summary cannot be read.
+        UsageError: its summary cannot be read, or the metrics beside it are not those that it was written with.
     """
-    summary = path / "summary.json"
+    summary, metrics = path / "summary.json", path / "metrics.csv"
     if not summary.exists():
         return False
     try:
-        return json.loads(summary.read_text())["status"] in ("finished", "truncated")
-    except (ValueError, KeyError) as error:
+        content = json.loads(summary.read_text())
+        status, checksum = content["status"], content.get("metrics_sha256")
+        if status not in _STATUSES:
+            raise ValueError(f"status {status!r}")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(f"{summary} is damaged ({error}): delete it to go on from the checkpoint") from error
+    if status not in _DONE:
+        return False
+    if checksum and (not metrics.exists() or sha256(metrics) != checksum):
+        raise UsageError(
+            f"{metrics} is damaged: restore it, or delete {summary.name} to have both written anew from the checkpoint"
+        )
+    return True
+
+
+def _table(rows: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -29,7 +29,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from structured_dropout.experiment import checkpoint, provenance, settings
-from structured_dropout.experiment.errors import Interrupted, TrainingDiverged
+from structured_dropout.experiment.errors import Interrupted, StorageFailed, TrainingDiverged, UsageError
 from structured_dropout.experiment.folder import RunFolder
 from structured_dropout.experiment.identity import identity, signature
 from structured_dropout.experiment.progress import Progress
@@ -126,24 +126,35 @@ class Run:
             self._progress.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if isinstance(error, Interrupted | KeyboardInterrupt):
-            self._write_summary("interrupted", {})
-        elif error is not None:
-            self._write_summary("failed", {}, error=f"{type(error).__name__}: {error}")
-        self._folder.close()
+        try:
+            if isinstance(error, Interrupted | KeyboardInterrupt):
+                self._write_summary("interrupted", {})
+            elif error is not None:
+                self._write_summary("failed", {}, error=f"{type(error).__name__}: {error}")
+        except StorageFailed as failure:  # what stopped the run is what its user must hear of
+            _log.error("%s", failure)
+        finally:
+            self._folder.close()
 
     def keep(self, **objects: Stateful) -> None:
-        """Name what a checkpoint holds; restores it all where there is a checkpoint."""
+        """Name what a checkpoint holds; restores it all where there is a checkpoint.
+
+        Raises:
+            UsageError: the checkpoint is damaged, or of another run or other data.
+        """
         self._kept = objects
         state = self._folder.load_checkpoint()
         if state is None:
             return
+        self._check(state)
         for name, kept in objects.items():
             kept.load_state_dict(state["kept"][name])
         self._at = Position(**state["position"])
         self._history = state["history"]
         self.carry = {name: _to(value, self.device) for name, value in state["carry"].items()}
         checkpoint.set_random_state(state["random"], self.generator)
+        if self._history:
+            self._folder.restore_metrics(self._history)
         self._resumed = True
         _log.info("resuming %s at epoch %d, iteration %d", self._folder.path, self._at.epoch + 1, self._at.iterations)
 
@@ -187,8 +198,8 @@ class Run:
             self._at.epoch += 1
             self._at.batch = 0
         self._at.loss, self._at.units = 0.0, 0
-        self._folder.write_metrics(self._history)
         self._save()
+        self._folder.write_metrics(self._history)  # after it: where there are metrics, there was a checkpoint
         self._tracker.log(row, step=self._at.iterations)
         results = "".join(f", {name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items())
         _log.info("epoch %d/%d: train loss %.4f%s", row["epoch"], self.cfg.train.epochs, row["train_loss"], results)
@@ -196,9 +207,19 @@ class Run:
     def finish(self, notes: Mapping[str, str] | None = None, **metrics: float) -> None:
         """Write the summary of a training that came to its planned end; ``notes`` say how a metric was computed."""
         last = {name: x for name, x in self._history[-1].items() if name not in ("epoch", "iterations", "seconds")}
-        self._folder.write_metrics(self._history)  # once more: a killed process may have lost it
         self._write_summary("truncated" if self._truncated else "finished", {**last, **metrics}, **(notes or {}))
         _log.info("%s", ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()))
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """That a checkpoint is of this configuration and these data; the configuration only names their files."""
+        if state.get("config") != identity(self.cfg):
+            raise UsageError(
+                f"the checkpoint in {self._folder.path} is of another configuration: choose another run.dir"
+            )
+        if state.get("data", self._data) != self._data:
+            raise UsageError(
+                f"the data are not those that this run began with: restore them, or delete {self._folder.path}"
+            )
 
     @property
     def _truncated(self) -> bool:
@@ -249,6 +270,7 @@ class Run:
                 "carry": self.carry,
                 "random": checkpoint.random_state(self.generator),
                 "config": identity(self.cfg),  # for who uses the model later
+                "data": self._data,
             }
         )
         self._saved = time.monotonic()
@@ -274,8 +296,10 @@ class Run:
             "machine": provenance.machine(self.device),
             "versions": provenance.versions(),
         }
-        self._folder.write_summary(summary)
-        self._tracker.finish(summary)
+        try:
+            self._folder.write_summary(summary)
+        finally:
+            self._tracker.finish(summary)
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self._signal is not None:  # asked twice: at once, from the last checkpoint

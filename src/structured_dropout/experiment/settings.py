@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib.util import find_spec
@@ -14,7 +15,24 @@ from structured_dropout import DropoutPolicy, SiteDropout, Zoneout, backends
 from structured_dropout.experiment.errors import UsageError
 
 _POLICY = [field.name for field in fields(DropoutPolicy)]
+_NUMBERS = ("model", "train", "translate", "seed", "data.max_length", "data.vocabulary_size", "data.evaluate_on")
+_REAL = {
+    "lr",
+    "momentum",
+    "decay",
+    "weight_decay",
+    "clip",
+    "init",
+    "alpha",
+    "beta",
+    "embedding_dropout",
+    "checkpoint_minutes",
+}  # fmt: skip  all others count something
 _MAY_BE_ZERO = {"decay_after", "seed", "embedding_dropout", "weight_decay", "alpha", "beta"}
+_MAY_BE_NULL = {"max_iterations", "threads", "checkpoint_iterations", "vocabulary_size", "evaluate_on"}
+_FUNCTIONS = {"recipe", "trial", "bound", "translate", "tag"}
+_ABSENT = object()
+_LARGEST = 2**63 - 1  # what torch takes for a seed
 
 
 def check(cfg: DictConfig) -> None:
@@ -27,15 +45,42 @@ def check(cfg: DictConfig) -> None:
         raise UsageError(
             f"task={cfg.task.name} does not define dropout={cfg.dropout.name}: choose {', '.join(cfg.task.dropouts)}"
         )
-    for name, value in _leaves(cfg, "model", "train", "seed"):
-        if value is None or isinstance(value, bool):
-            continue
-        if not isinstance(value, (int, float)):
-            raise UsageError(f"{name} must be a number, not {value!r}")
-        if value < 0 or (value == 0 and name.split(".")[-1] not in _MAY_BE_ZERO):
-            raise UsageError(f"{name} must be positive, not {value}")
-        if name.endswith("dropout") and value >= 1:
-            raise UsageError(f"{name} is a dropout rate: it must be below 1, not {value}")
+    for name, value in _leaves(cfg, *_NUMBERS):
+        _check_number(name, value)
+    for name, value in _leaves(cfg, "data", "run.dir"):
+        if name not in _NUMBERS and not isinstance(value, str | None):
+            raise UsageError(f"{name} must be text, not {value!r}: to mean a name, quote it: {name}='\"{value}\"'")
+
+
+def _check_number(name: str, value: object) -> None:
+    key = name.split(".")[-1]
+    if key == "tied":
+        if not isinstance(value, bool | None):
+            raise UsageError(f"{name} must be true or false, not {value!r}")
+        return
+    if value is None and key in _MAY_BE_NULL:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{name} must be a number, not {value!r}")
+    if key not in _REAL and not isinstance(value, int):
+        raise UsageError(f"{name} must be a whole number, not {value}")
+    if value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
+        raise UsageError(f"{name} must be positive, not {value}")
+    if value > _LARGEST and key not in _REAL:
+        raise UsageError(f"{name} must be at most {_LARGEST}, not {value}")
+    if key.endswith("dropout") and value >= 1:
+        raise UsageError(f"{name} is a dropout rate: it must be below 1, not {value}")
+
+
+def check_functions(cfg: DictConfig) -> None:
+    """Check that the functions that the task names are this repository's: a configuration is no program.
+
+    Raises:
+        UsageError: one is not; names the key.
+    """
+    for key in _FUNCTIONS & cfg.task.keys():
+        if not str(cfg.task[key]).startswith("tasks."):
+            raise UsageError(f"task.{key}={cfg.task[key]} is no function of a task here: its name begins with tasks.")
 
 
 def check_packages(cfg: DictConfig) -> None:
@@ -101,8 +146,10 @@ def device(cfg: DictConfig) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UsageError(f"device={name} is no device: choose auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device={name} cannot be trained on: choose auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device={name}: torch sees no GPU here; use device=cpu or device=auto")
     return device
@@ -110,9 +157,8 @@ def device(cfg: DictConfig) -> torch.device:
 
 def _leaves(cfg: DictConfig, *names: str) -> Iterator[tuple[str, object]]:
     for name in names:
-        node = OmegaConf.select(cfg, name)
+        node = OmegaConf.select(cfg, name, default=_ABSENT)
         if isinstance(node, DictConfig):
-            for key in node:
-                yield from _leaves(cfg, f"{name}.{key!s}")
-        else:
+            yield from _leaves(cfg, *(f"{name}.{key!s}" for key in node))
+        elif node is not _ABSENT:
             yield name, node

@@ -14,6 +14,8 @@ from structured_dropout.experiment.errors import UsageError
 
 _log = logging.getLogger(__name__)
 
+_PATIENCE = 300.0  # seconds that a finished run waits for its upload
+
 
 class Tracker(Protocol):
     def log(self, metrics: dict[str, float], step: int) -> None: ...
@@ -32,18 +34,20 @@ class Console:
 
 
 class WandB:
-    """Weights & Biases; offline (under the run folder's wandb/) where nobody is logged in."""
+    """A run of Weights & Biases; whatever it logs is also under the run folder's wandb/, for ``wandb sync``."""
 
     def __init__(
-        self, tracker: DictConfig, config: dict[str, Any], name: str, run_id: str | None, folder: Path, job_type: str
+        self,
+        tracker: DictConfig,
+        mode: Any,
+        config: dict[str, Any],
+        name: str,
+        run_id: str | None,
+        folder: Path,
+        job_type: str,
     ) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UsageError("tracker=wandb needs the package: pip install 'structured-dropout[wandb]'") from None
-        mode: Any = tracker.mode or ("online" if wandb.api.api_key else "offline")
-        if mode == "offline":
-            _log.info("wandb: not logged in, logging offline to %s", folder / "wandb")
+        import wandb
+
         self._run = wandb.init(
             project=tracker.project,
             entity=tracker.entity,
@@ -56,7 +60,7 @@ class WandB:
             config=config,
             mode=mode,
             reinit="finish_previous",  # else the second job of a sweep goes on in the first one's run
-            settings=wandb.Settings(console="off"),
+            settings=wandb.Settings(console="off", finish_timeout=_PATIENCE),
         )
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -96,7 +100,26 @@ def open_tracker(
     folder: Path,
     job_type: str = "train",
 ) -> Tracker:
-    """The tracker that the configuration names; the same ``run_id`` goes on in the same run."""
-    if tracker.name == "wandb":
-        return WandB(tracker, config, name, run_id, folder, job_type)
+    """The tracker that the configuration names; the same ``run_id`` goes on in the same run.
+
+    Weights & Biases is offline where nobody is logged in, and where it cannot be reached.
+
+    Raises:
+        UsageError: its package is not installed.
+    """
+    if tracker.name != "wandb":
+        return Console()
+    try:
+        import wandb
+    except ImportError:
+        raise UsageError("tracker=wandb needs the package: pip install 'structured-dropout[wandb]'") from None
+    wanted = tracker.mode or ("online" if wandb.api.api_key else "offline")
+    if wanted == "offline":
+        _log.info("wandb: not logged in, logging offline to %s", folder / "wandb")
+    for mode in dict.fromkeys((wanted, "offline")):
+        try:
+            return WandB(tracker, mode, config, name, run_id, folder, job_type)
+        except Exception as error:  # whatever the network brings
+            _log.warning("wandb: %s does not start, the run goes on: %s: %s", mode, type(error).__name__, error)
+            wandb.teardown()  # else the next attempt goes on in what this one left
     return Console()
