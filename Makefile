@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test fuzz asan cuda-report gpu install clean
+.PHONY: quickstart test fuzz nightly asan cuda-report gpu install clean
 
 quickstart: install ## the paper's idea in a few minutes: random against structured dropout, one table
 	$(BIN)/python run.py -m +experiment=quickstart
@@ -17,6 +17,9 @@ test: install ## lint, types, tests; the tests on real data need STRUCTURED_DROP
 
 fuzz: install ## 50,000 random cases against the float64 reference
 	FUZZ_CASES=25000 $(BIN)/python -m pytest -q tests/test_fuzz.py
+
+nightly: install ## what takes too long for every change; ONLY=memory,kills runs some of it
+	$(BIN)/python scripts/nightly.py $(ONLY)
 
 asan: install ## the kernels' tests under the address sanitizer
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 STRUCTURED_DROPOUT_CXXFLAGS="-fsanitize=address -g" \

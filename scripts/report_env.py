@@ -14,7 +14,7 @@ def main() -> None:
     site = SiteDropout(Case.III, 0.5)
     policies = {"nr": DropoutPolicy(nr=site), "nr and rh": DropoutPolicy(nr=site, rh=site)}
     for name, policy in policies.items():
-        for backend in ("dense", "fused", "compact", "cpu"):
+        for backend in backends.names():
             facts[f"backend {backend}, {name}"] = usable(backend, policy, device)
     for name, value in facts.items():
         print(f"{name}: {value}")
