@@ -1,13 +1,16 @@
 """Whatever goes to Weights & Biases is in the offline run's own file, read back with wandb's record format."""
 
 import json
+import signal
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
 wandb = pytest.importorskip("wandb")
 from omegaconf import OmegaConf  # noqa: E402
+from test_run import ROOT, command, stop_after_first_checkpoint  # noqa: E402
 from wandb.proto.wandb_internal_pb2 import Record  # noqa: E402
 
 from scripts import benchmark  # noqa: E402
@@ -16,8 +19,18 @@ BLOCK = 32768  # bytes, of the log
 
 
 def records(folder: Path) -> list[Record]:
-    """The records of the one offline run under a folder: pieces with a header of checksum, length and kind."""
-    (log,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    """The records of the one offline run under a folder."""
+    (log,) = logs(folder)
+    return read(log)
+
+
+def logs(folder: Path) -> list[Path]:
+    """One a process, in the order of their times."""
+    return sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def read(log: Path) -> list[Record]:
+    """Its records: pieces with a header of checksum, length and kind."""
     content, at, found, piece = log.read_bytes(), 7, [], b""
     while at + 7 <= len(content):
         if BLOCK - at % BLOCK < 7:
@@ -67,6 +80,18 @@ def test_a_training_is_found_in_the_offline_run(launch, tiny_text, tmp_path):
     row = dict(zip(content["columns"], content["data"][0], strict=True))
     assert row["test_perplexity"] == pytest.approx(ran["metrics"]["test_perplexity"])
     assert (row["task"], row["dropout"], row["seed"]) == ("ptb_small", "nr_rh_st", 1)
+
+
+def test_a_training_that_resumes_goes_on_in_its_own_run(tiny_text, tmp_path):
+    overrides = ["tracker=wandb", *tiny_text]
+    stop_after_first_checkpoint(tmp_path, signal.SIGTERM, *overrides)
+    subprocess.run(command(f"run.dir={tmp_path}", *overrides), cwd=ROOT, check=True, capture_output=True)
+    stopped, resumed = (read(log) for log in logs(tmp_path))
+    ids = {record.run.run_id for record in stopped + resumed if record.HasField("run")}
+    assert len(ids) == 1
+    assert summary(stopped)["status"] == "interrupted"
+    assert summary(resumed)["status"] == "finished"
+    assert history(resumed)["_step"] > history(stopped).get("_step", 0)
 
 
 def test_a_benchmark_is_found_in_the_offline_run(compose, tmp_path):
