@@ -17,6 +17,8 @@ def runs(name: str, policy: DropoutPolicy, dtype: torch.dtype = torch.float32) -
 
 
 BACKENDS = [name for name in backends.names() if runs(name, DropoutPolicy())]
+SIMULATED = [name for name in BACKENDS if name == "cuda" and DEVICE.type == "cpu"]
+REAL = [name for name in BACKENDS if name not in SIMULATED]
 
 PACKINGS = {
     "one step": Packing.padded(1, 3),

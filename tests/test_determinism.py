@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_backends import BACKENDS, POLICIES, runs
+from test_backends import POLICIES, REAL, runs
 
 from structured_dropout import StructuredLinear, StructuredLSTM, UnitMask
 from structured_dropout.experiment import checkpoint
@@ -30,7 +30,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in state(folder)["kept"]["model"].items()}
 
 
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if runs(name, POLICIES["nr_rh_st"])])
+@pytest.mark.parametrize("backend", [name for name in REAL if runs(name, POLICIES["nr_rh_st"])])
 def test_the_same_seed_gives_the_same_bits(launch, tiny_text, tmp_path, backend):
     for folder in ("first", "second"):
         launch(*SMALL, *tiny_text, f"backend={backend}", f"run.dir={tmp_path / folder}")
@@ -43,7 +43,7 @@ def test_other_seeds_give_other_bits(launch, tiny_text, tmp_path):
     assert weights(tmp_path / "1") != weights(tmp_path / "2")
 
 
-@pytest.mark.skipif("cpu" not in BACKENDS, reason="needs a compiler")
+@pytest.mark.skipif("cpu" not in REAL, reason="needs a compiler")
 @pytest.mark.parametrize("policy", ["none", "nr_st", "nr_rh_st", "nr_rh_st fixed"])
 def test_the_kernels_give_the_same_bits_on_any_number_of_threads(policy):
     """Each number is summed by one thread, in one order."""
@@ -62,7 +62,7 @@ def test_the_kernels_give_the_same_bits_on_any_number_of_threads(policy):
         assert found == (expected := expected or found), threads
 
 
-@pytest.mark.skipif("cpu" not in BACKENDS, reason="needs a compiler")
+@pytest.mark.skipif("cpu" not in REAL, reason="needs a compiler")
 def test_a_language_model_trains_to_the_same_bits_on_any_number_of_threads(launch, tiny_text, tmp_path):
     sizes = ["model.hidden_size=200", "train.batch=10"]
     for threads in (1, 2):
@@ -88,7 +88,7 @@ def test_all_backends_drop_the_same_units(monkeypatch, launch, tiny_text, tmp_pa
     monkeypatch.setattr(StructuredLSTM, "draw_masks", of_layers)
     monkeypatch.setattr(StructuredLinear, "draw_mask", of_projection)
     expected = None
-    for backend in (name for name in BACKENDS if runs(name, POLICIES["nr_rh_st"])):
+    for backend in (name for name in REAL if runs(name, POLICIES["nr_rh_st"])):
         drawn.clear()
         launch(*SMALL, *tiny_text, f"backend={backend}", f"run.dir={tmp_path / backend}")
         found = [(mask.indices.tolist(), mask.offsets.tolist(), mask.scale) for mask in drawn if mask is not None]
@@ -100,7 +100,7 @@ def test_all_backends_drop_the_same_units(monkeypatch, launch, tiny_text, tmp_pa
 def test_all_backends_train_alike_on_the_treebank(launch, real_data, tmp_path):
     """200 iterations, by the end of which differences of rounding could have grown."""
     perplexities = {}
-    for backend in (name for name in BACKENDS if runs(name, POLICIES["nr_rh_st"])):
+    for backend in (name for name in REAL if runs(name, POLICIES["nr_rh_st"])):
         folder = tmp_path / backend
         launch(
             "task=ptb_small", "dropout=nr_rh_st", "train.lr=.1", "train.max_iterations=200", "device=cpu",

@@ -8,19 +8,17 @@ import os
 
 import reference
 import torch
-from devices import DEVICE, cuda_kernels
+from devices import cuda_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge import LAYOUTS, agree, agree_on_layer, cast
-from test_backends import BACKENDS, runs
+from test_backends import REAL, SIMULATED, runs
 
 from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, Zoneout, backends
 from structured_dropout.backends.interface import LayerMasks
 from structured_dropout.masks import draw
 
 CASES = int(os.environ.get("FUZZ_CASES", "1000"))
-SIMULATED = [name for name in BACKENDS if name == "cuda" and DEVICE.type == "cpu"]
-REAL = [name for name in BACKENDS if name not in SIMULATED]
 cases = settings(max_examples=CASES, deadline=None, derandomize="FUZZ_CASES" not in os.environ)
 
 rates = st.sampled_from([0.0, 0.1, 0.5, 0.8])  # beyond, 1 / (1 - p) amplifies float32 rounding itself

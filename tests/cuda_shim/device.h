@@ -14,30 +14,21 @@ using std::min;
 
 #define __global__
 #define __device__
-#define __host__
 #define __forceinline__ inline
-#define __noinline__ __attribute__((noinline))
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
-#define __align__(n) alignas(n)
 // One section for all static shared memory, so that the scheduler can poison it and give each block its own.
 #define __shared__ static __attribute__((section("cuda_shared")))
-#define __constant__ static const
 
 #define threadIdx shim::thread_index
 #define blockIdx shim::block_index
 #define blockDim shim::block_size
 #define gridDim shim::grid_size
-#define warpSize 32
 
 #define SHIM_LINE (shim::Line{__FILE__, __LINE__})
 #define __syncthreads() shim::barrier(SHIM_LINE)
-#define __syncthreads_count(p) shim::barrier_count(p, SHIM_LINE)
-#define __syncthreads_or(p) (shim::barrier_count(p, SHIM_LINE) != 0)
 #define __syncwarp(...) shim::warp_barrier(shim::mask_or_all(__VA_ARGS__), SHIM_LINE)
 #define __ballot_sync(mask, p) shim::ballot(mask, p, SHIM_LINE)
-#define __any_sync(mask, p) (shim::ballot(mask, p, SHIM_LINE) != 0)
-#define __shfl_sync(mask, v, ...) shim::shuffled(mask, v, shim::from_lane(__VA_ARGS__), SHIM_LINE)
 #define __shfl_xor_sync(mask, v, ...) shim::shuffled(mask, v, shim::from_xor(__VA_ARGS__), SHIM_LINE)
 #define __shfl_down_sync(mask, v, ...) shim::shuffled(mask, v, shim::from_down(__VA_ARGS__), SHIM_LINE)
 #define __shfl_up_sync(mask, v, ...) shim::shuffled(mask, v, shim::from_up(__VA_ARGS__), SHIM_LINE)
@@ -47,9 +38,6 @@ using std::min;
 namespace shim {
 
 inline unsigned mask_or_all(unsigned mask = 0xffffffffu) { return mask; }
-inline unsigned from_lane(unsigned source, unsigned width = 32) {
-    return (lane() & ~(width - 1)) | (source & (width - 1));
-}
 inline unsigned from_xor(unsigned other, unsigned = 32) { return lane() ^ other; }
 inline unsigned from_down(unsigned by, unsigned width = 32) {
     return (lane() & (width - 1)) + by < width ? lane() + by : lane();
@@ -71,24 +59,10 @@ T shuffled(unsigned mask, T value, unsigned source, Line where) {
 // g++ does not report the store of a struct that comes from a call: nothing that returns one may stay a call.
 #define SHIM_INLINE inline __attribute__((always_inline))
 
-struct alignas(8) float2 {
-    float x, y;
-};
-struct float3 {
-    float x, y, z;
-};
 struct alignas(16) float4 {
     float x, y, z, w;
 };
-struct alignas(8) int2 {
-    int x, y;
-};
-struct alignas(16) int4 {
-    int x, y, z, w;
-};
-SHIM_INLINE float2 make_float2(float x, float y) { return {x, y}; }
 SHIM_INLINE float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-SHIM_INLINE int2 make_int2(int x, int y) { return {x, y}; }
 
 // Fibers share one real thread, so that an operation that does not yield is atomic.
 #define SHIM_UNCHECKED __attribute__((no_sanitize("thread"), noinline))
@@ -97,20 +71,6 @@ SHIM_UNCHECKED T atomicAdd(T* address, std::common_type_t<T> value) {
     shim::check(address, sizeof(T), true, shim::Access::atomic);
     T before = *address;
     *address = before + value;
-    return before;
-}
-template <class T>
-SHIM_UNCHECKED T atomicExch(T* address, std::common_type_t<T> value) {
-    shim::check(address, sizeof(T), true, shim::Access::atomic);
-    T before = *address;
-    *address = value;
-    return before;
-}
-template <class T>
-SHIM_UNCHECKED T atomicCAS(T* address, std::common_type_t<T> compare, std::common_type_t<T> value) {
-    shim::check(address, sizeof(T), true, shim::Access::atomic);
-    T before = *address;
-    if (before == compare) *address = value;
     return before;
 }
 // A cache that does not see writes of the same launch: reading them so is an error.
@@ -123,22 +83,8 @@ template <class T>
 SHIM_INLINE T __ldcg(const T* address) {
     return *address;
 }
-template <class T>
-SHIM_INLINE void __stcg(T* address, std::common_type_t<T> value) {
-    *address = value;
-}
 
-inline float __expf(float x) { return expf(x); }
-inline float __fdividef(float x, float y) { return x / y; }
-inline float __frcp_rn(float x) { return 1.0f / x; }
-inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __ffs(int x) { return __builtin_ffs(x); }
-inline float __int_as_float(int bits) {
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
 
 // How the launcher calls a kernel: its parameters' kinds (to check the arguments) and a call with an array of them.
 namespace shim {
@@ -146,7 +92,7 @@ namespace shim {
 template <class T>
 constexpr char kind() {
     using Bare = std::remove_cv_t<T>;
-    if (std::is_same_v<Bare, float> || std::is_same_v<Bare, float2> || std::is_same_v<Bare, float4>) return 'f';
+    if (std::is_same_v<Bare, float> || std::is_same_v<Bare, float4>) return 'f';
     if (std::is_same_v<Bare, int> || std::is_same_v<Bare, unsigned>) return 'i';
     if (std::is_same_v<Bare, long> || std::is_same_v<Bare, long long>) return 'l';
     return '?';

@@ -56,7 +56,6 @@ struct Fiber {
     Operation operation{};
     unsigned mask = 0, source = 0;
     uint64_t value = 0, result = 0;
-    int predicate = 0;
     // Its asynchronous copies: those of no group yet, and the groups that it has not waited for.
     std::vector<Copy> copies;
     std::deque<std::vector<Copy>> groups;
@@ -191,13 +190,11 @@ bool release_warps(Block& block) {
 // __syncthreads waits for all threads that have not ended, at one and the same line.
 bool release_barrier(Block& block) {
     Fiber* first = nullptr;
-    int count = 0;
     for (unsigned i = 0; i < threads_per_block; i++) {
         Fiber& fiber = block.fibers[i];
         if (fiber.state == State::done) continue;
         if (fiber.state != State::barrier || (first != nullptr && !same(fiber.where, first->where))) return false;
         if (first == nullptr) first = &fiber;
-        count += fiber.predicate != 0;
     }
     if (first == nullptr) return false;
     Clock known;
@@ -207,7 +204,6 @@ bool release_barrier(Block& block) {
         if (fiber.state == State::done) continue;
         fiber.thread.barriers++;
         if (!known.empty()) fiber.thread.known = known;
-        fiber.result = count;
         fiber.state = State::runs;
     }
     return true;
@@ -384,16 +380,12 @@ void fail(const std::string& text) {
 
 unsigned lane() { return running->lane; }
 
-int barrier_count(int predicate, Line where) {
-    if (skipped.file != nullptr && same(where, skipped)) return 0;
+void barrier(Line where) {
+    if (skipped.file != nullptr && same(where, skipped)) return;
     running->where = where;
-    running->predicate = predicate;
     running->state = State::barrier;
     to_scheduler();
-    return int(running->result);
 }
-
-void barrier(Line where) { barrier_count(0, where); }
 
 void warp_barrier(unsigned mask, Line where) {
     if (skipped.file != nullptr && same(where, skipped)) return;

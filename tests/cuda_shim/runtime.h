@@ -26,7 +26,6 @@ struct Line {
 };
 
 void barrier(Line where);                               // __syncthreads
-int barrier_count(int predicate, Line where);           // __syncthreads_count
 void warp_barrier(unsigned mask, Line where);           // __syncwarp
 unsigned ballot(unsigned mask, int predicate, Line where);
 uint64_t shuffle(unsigned mask, uint64_t value, unsigned source, Line where);
