@@ -63,9 +63,9 @@ def perplexities(folder: Path) -> dict[Point, list[float]]:
 def draw(points: dict[Point, tuple[float, list[float]]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for color, rate in enumerate(sorted({rate for rate, _ in points})):
-        line = sorted((speed, redraw, ppl) for (r, redraw), (speed, ppl) in points.items() if r == rate)
-        axes.plot([x for x, _, _ in line], [statistics.median(y) for _, _, y in line], color=f"C{color}", linewidth=1)
-        for x, redraw, y in line:
+        line = [(*points[rate, redraw], redraw) for redraw in MARKERS if (rate, redraw) in points]
+        axes.plot([x for x, _, _ in line], [statistics.median(y) for _, y, _ in line], color=f"C{color}", linewidth=1)
+        for x, y, redraw in line:
             middle = statistics.median(y)
             spread = [[middle - min(y)], [max(y) - middle]]
             axes.errorbar(x, middle, spread, color=f"C{color}", marker=MARKERS[redraw], capsize=2)
