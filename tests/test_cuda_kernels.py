@@ -13,6 +13,7 @@ from structured_dropout import Case, DropoutPolicy, SiteDropout, UnitMask, backe
 from structured_dropout.backends import cuda_launch, cuda_recurrence
 from structured_dropout.backends.cuda_linear import linear
 from structured_dropout.backends.cuda_lstm import lstm_layer
+from structured_dropout.backends.cuda_masks import check
 from structured_dropout.backends.interface import LayerMasks, Weights
 from structured_dropout.masks import Packing, draw
 
@@ -273,3 +274,8 @@ def test_wrong_arguments(change, message):
     mask = UnitMask(given["indices"], offsets, given["steps_per_draw"], given["units"], 2.0)
     with pytest.raises(ValueError, match=message):
         linear(given["x"], given["weight"], given["bias"], mask, Packing.padded(3, 2))
+
+
+def test_tensors_on_two_devices():
+    with pytest.raises(ValueError, match="weight is on meta, another argument on cpu: move them to one device"):
+        check("weight", torch.empty(9, 5, device="meta"), torch.empty(6, 5), (None, 5))
