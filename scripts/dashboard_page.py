@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import re
 import statistics
 from collections.abc import Iterable
 from html import escape
@@ -37,9 +38,10 @@ def _table(table: Table) -> str:
     head = "".join(f'<th scope="col"><button>{escape(heading)}</button></th>' for heading in headings)
     body = "\n".join(f'<tr data-policy="{row.dropout}">{"".join(_cells(table, row))}</tr>' for row in table.rows)
     title = f"Table {table.name[-1]}: {escape(table.title)}"
+    note = re.sub("`(.*?)`", r"<code>\1</code>", escape(" ".join(explanation(table))))
     return (
         f'<h2>{title}</h2>\n<div class="wide"><table id="{table.name}"><thead><tr>{head}</tr></thead>\n'
-        f'<tbody>\n{body}\n</tbody></table></div>\n<p class="note">{escape(" ".join(explanation(table)))}</p>'
+        f'<tbody>\n{body}\n</tbody></table></div>\n<p class="note">{note}</p>'
     )
 
 
