@@ -31,17 +31,18 @@ def main(cfg: DictConfig) -> str:
     """Train, or find it done. Returns the path of the summary, or in a sweep an ``error: ...``."""
     output = sys.stdout if cfg.mode == "train" else sys.stderr  # what a model gives goes to stdout alone
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=output, force=True)
-    if cfg.only is not None and f"{cfg.task.name}/{cfg.dropout.name}" not in cfg.only:
-        return ""
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        settings.check_functions(cfg)
-        settings.check_packages(cfg)
+        if cfg.only is not None and not sweep:
+            raise UsageError("only= chooses among the runs of a sweep: add -m, or leave it out")
+        if cfg.only is not None and f"{cfg.task.name}/{cfg.dropout.name}" not in cfg.only:
+            return ""
+        settings.check(cfg)
         if cfg.mode != "train":
             hydra.utils.get_method(task_function(cfg))(cfg)
             return ""
         folder = prepare(cfg)
-        if is_done(folder):
+        if is_done(folder, cfg):
             _log.info("already done, nothing to run")
         else:
             hydra.utils.get_method(cfg.task.recipe)(cfg)
@@ -71,9 +72,12 @@ def task_function(cfg: DictConfig) -> str:
 
 
 def prepare(cfg: DictConfig) -> Path:
-    """Check the configuration and settle the run's folder."""
-    settings.check(cfg)
+    """Settle the run's folder."""
     job = HydraConfig.get()
+    for override in job.overrides.task:
+        key = override.split("=")[0]
+        if key.startswith("+") and "." in key and not key.lstrip("+").startswith("dropout."):
+            raise UsageError(f"{override}: nothing reads a key that is added, but for dropout's; correct its name")
     if cfg.run.dir is None:
         cfg.run.dir = str(default_dir(cfg))
     elif job.mode == RunMode.MULTIRUN:

@@ -11,6 +11,7 @@ from run import task_function
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.identity import signature
+from structured_dropout.experiment.tracking import open_tracker
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
@@ -62,9 +63,13 @@ def test_the_sites_are_redrawn_together_unless_given_apart(compose):
         ("+dropout.zoneout={h:.1}", "dropout.zoneout: .*c"),
         ("+dropout.cell={case:II,p:[.1]}", "dropout.cell: p has 1 rates for 2 layers"),
         ("+model.embedding_dropout=1", "model.embedding_dropout is a dropout rate"),
+        ("data=multi30k", "data=multi30k is not for task=ptb_small: choose ptb, text, pydoc"),
+        ("seed=-1", "seed must be 0 or more"),
         ("model.hidden_size=-1", "model.hidden_size must be positive"),
         ("model.hidden_size=wide", "model.hidden_size must be a number"),
         ("train.lr=0", "train.lr must be positive"),
+        ("dropout.nr=.3", "node `dropout.nr` is not a container"),
+        ("+embeddings.frozen=no", "embeddings.frozen must be true or false"),
         ("backend=fused", "backend fused cannot run this on cpu"),
         ("device=tpux", "device=tpux"),
     ],
@@ -98,6 +103,9 @@ def test_the_signature_ignores_how_a_run_is_watched_and_executed(compose):
         (["task=ptb_tiny"], "ptb_medium"),  # hydra lists what there is
         (["dropout=nr_st", "data.dir=/nowhere"], "error: data.dir=/nowhere does not exist"),
         (["-m", "run.dir=/tmp/x"], "error: run.dir names one folder"),
+        (["+train.epohs=3"], "error: +train.epohs=3: nothing reads a key that is added"),
+        (["+experiment=table1"], "error: only= chooses among the runs of a sweep: add -m"),
+        (["task=nmt_multi30k", "mode=translate", "translate.beam=0"], "error: translate.beam must be positive"),
     ],
 )
 def test_run_py_refuses_in_one_line(arguments, message):
@@ -114,7 +122,12 @@ def test_a_mode_that_a_task_has_not_is_refused(compose):
 
 def test_a_missing_package_is_named(compose):
     cfg = compose("task=ptb_small")
-    settings.check_packages(cfg)
+    settings.check(cfg)
     OmegaConf.update(cfg, "task.requires", {"some_extra": ["torch", "no_such_module"]}, force_add=True)
     with pytest.raises(UsageError, match=r"needs no_such_module: pip install 'structured-dropout\[some_extra\]'"):
-        settings.check_packages(cfg)
+        settings.check(cfg)
+
+
+def test_an_unknown_tracker_is_refused(compose, tmp_path):
+    with pytest.raises(UsageError, match=r"tracker.name=wandbb is no tracker: choose console or wandb"):
+        open_tracker(compose("tracker.name=wandbb").tracker, {}, "name", None, tmp_path)

@@ -269,6 +269,7 @@ def test_other_data_under_the_same_names_do_not_resume(train, tmp_path):
     again = train(tmp_path / "run", *command)
     assert again.code == 1
     assert "error: the data are not those that this run began with" in again.output
+    assert not (tmp_path / "run/summary.json").exists()  # it would deny what the checkpoint holds
 
 
 def test_the_second_process_in_a_folder_is_refused(train, overrides, tmp_path):

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from structured_dropout.experiment import checkpoint, tracking
-from structured_dropout.experiment.errors import StorageFailed, TrainingDiverged, UsageError
+from structured_dropout.experiment.errors import Interrupted, StorageFailed, TrainingDiverged, UsageError
 from structured_dropout.experiment.folder import is_done
+from structured_dropout.experiment.run import Run
+from tasks.ptb.evaluation import perplexity
 
 ROOT = Path(__file__).parents[1]
 TINY = ["task=ptb_small", "train.epochs=2", "train.checkpoint_iterations=4"]
@@ -80,6 +82,30 @@ def test_a_stopped_run_resumes_to_the_same_metrics(unbroken, tiny_text, tmp_path
     assert result(tmp_path)["resumed"]
 
 
+@pytest.mark.parametrize("evaluation", [1, 2, 3])
+def test_a_run_that_is_stopped_while_it_evaluates_resumes_to_the_same_metrics(
+    launch, unbroken, tiny_text, tmp_path, monkeypatch, evaluation
+):
+    """After either epoch, or on the test text."""
+    calls = []
+
+    def interrupted(*args, **options):
+        calls.append(args)
+        if len(calls) == evaluation:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return perplexity(*args, **options)
+
+    monkeypatch.setattr("tasks.ptb.train.perplexity", interrupted)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        launch(*TINY, *tiny_text, f"run.dir={tmp_path}")
+    assert len(calls) == evaluation
+    assert result(tmp_path)["status"] == "interrupted"
+    launch(*TINY, *tiny_text, f"run.dir={tmp_path}")
+    assert len(calls) == 3 + 1
+    assert rows(tmp_path) == rows(unbroken)
+    assert result(tmp_path)["metrics"] == result(unbroken)["metrics"]
+
+
 def test_a_finished_run_is_not_repeated(tiny_text, tmp_path):
     arguments = command(f"run.dir={tmp_path}", "train.max_iterations=3", *tiny_text)
     subprocess.run(arguments, cwd=ROOT, check=True)
@@ -91,9 +117,36 @@ def test_a_finished_run_is_not_repeated(tiny_text, tmp_path):
     assert os.stat(tmp_path / "summary.json").st_mtime_ns == before
 
 
-def test_a_folder_of_another_configuration_is_refused(launch, unbroken, tiny_text):
+def test_a_folder_of_another_configuration_is_refused(launch, compose, unbroken, tiny_text):
+    other = [*TINY, *tiny_text, f"run.dir={unbroken}", "seed=2"]
     with pytest.raises(UsageError, match="another configuration"):
-        launch(*TINY, *tiny_text, f"run.dir={unbroken}", "seed=2")
+        launch(*other)
+    with pytest.raises(UsageError, match="another configuration"):
+        is_done(unbroken, compose(*other))
+
+
+@pytest.mark.parametrize("iterations", [5, 100])
+def test_a_run_that_was_stopped_right_before_its_last_metrics_computes_them(
+    launch, tiny_text, tmp_path, monkeypatch, iterations
+):
+    """``iterations`` end the training in its first epoch, or never: then it is stopped before that epoch's end."""
+
+    class Stop(Exception):
+        pass
+
+    def stopped(run, **metrics):
+        monkeypatch.undo()
+        run._save()
+        raise Stop
+
+    arguments = [*TINY, *tiny_text, f"train.max_iterations={iterations}"]
+    launch(*arguments, f"run.dir={tmp_path / 'unbroken'}")
+    monkeypatch.setattr(Run, "end_epoch", stopped)
+    with pytest.raises(Stop):
+        launch(*arguments, f"run.dir={tmp_path / 'stopped'}")
+    launch(*arguments, f"run.dir={tmp_path / 'stopped'}")
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "unbroken")
+    assert result(tmp_path / "stopped")["metrics"] == result(tmp_path / "unbroken")["metrics"]
 
 
 def test_two_processes_in_one_folder_are_refused(launch, tiny_text, tmp_path):
@@ -114,10 +167,10 @@ def test_an_exploding_loss_stops_the_run(launch, tiny_text, tmp_path, lr):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"status": "funished"}', '{"statu": "finished"}', "\xff"])
-def test_a_damaged_summary_is_named(tmp_path, content):
+def test_a_damaged_summary_is_named(compose, tmp_path, content):
     (tmp_path / "summary.json").write_text(content, encoding="latin-1")
     with pytest.raises(UsageError, match=r"summary.json is damaged .* delete it to go on from the checkpoint"):
-        is_done(tmp_path)
+        is_done(tmp_path, compose())
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

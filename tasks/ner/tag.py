@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     """
     missing = [key for key in ("checkpoint", "input") if cfg[key] is None]
     if missing:
-        raise UsageError(f"mode=tag needs {' and '.join(missing)}: the checkpoint of a training, a text file")
+        raise UsageError(f"mode=tag needs {' and '.join(missing)}: checkpoint=, of a training; input=, a text file")
     sentences = [words for line in read_text(Path(cfg.input)).split("\n") if (words := line.split())]
     if not sentences:
         raise UsageError(f"input={cfg.input} has no words")
@@ -59,14 +59,14 @@ def load(path: Path) -> dict[str, Any]:
     state = checkpoint.load(path)
     if not {"vocabulary", "best"} <= state.get("kept", {}).keys():
         raise UsageError(f"checkpoint={path} is not of a tagger")
-    if not state["kept"]["best"]["model"]:
+    if not state["kept"]["best"]["weights"]:
         raise UsageError(f"checkpoint={path} is from the first epoch: train on to its end")
     return state
 
 
 def restore(state: dict[str, Any], backend: str) -> tuple[Tagger, Vocabulary]:
     """The best model of a checkpoint, and what it can tell apart."""
-    vocabulary, best = Vocabulary(**state["kept"]["vocabulary"]), state["kept"]["best"]["model"]
+    vocabulary, best = Vocabulary(**state["kept"]["vocabulary"]), state["kept"]["best"]["weights"]
     vectors = torch.empty(len(vocabulary.words), best["words.weight"].shape[1])
     model = Tagger(vocabulary, vectors, **state["config"]["model"], policy=DropoutPolicy(), backend=backend)
     model.load_state_dict(best)

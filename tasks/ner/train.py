@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from structured_dropout import DropoutPolicy
 from structured_dropout.experiment import settings
+from structured_dropout.experiment.best import Best
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.run import Run
 from tasks.ner import data, embeddings, tags
@@ -52,7 +52,7 @@ def train(cfg: DictConfig) -> None:
         )
         model.to(run.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum, fused=True)
-        best = Best()
+        best = Best(model, higher_is_better=True)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
 
         for epoch in run.epochs():
@@ -63,12 +63,12 @@ def train(cfg: DictConfig) -> None:
                 loss = step(model, optimizer, batch.to(run.device), cfg.train.clip)
                 run.record(loss / len(batch.words), units=len(batch.words))
             f1 = score(predict(model, vocabulary, valid), corpus.valid)["f1"]
-            best.offer(epoch, f1, model)
+            best.update(f1)
             run.end_epoch(valid_f1=f1)
 
-        model.load_state_dict(best.model)
+        best.restore()
         scores = score(predict(model, vocabulary, test), corpus.test)
-        run.finish(valid_f1=best.f1, **{f"test_{name}": value for name, value in scores.items()})
+        run.finish(valid_f1=best.metric, **{f"test_{name}": value for name, value in scores.items()})
 
 
 def dropout(cfg: DictConfig) -> tuple[DropoutPolicy, float]:
@@ -96,23 +96,3 @@ def step(model: Tagger, optimizer: torch.optim.Optimizer, batch: Batch, clip: fl
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss.detach()
-
-
-class Best:
-    """The model of the epoch with the highest development F1; the first of equals. A checkpoint keeps it."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.f1 = -1.0
-        self.model: dict[str, Tensor] = {}
-
-    def offer(self, epoch: int, f1: float, model: nn.Module) -> None:
-        if f1 > self.f1:
-            self.epoch, self.f1 = epoch, f1
-            self.model = {name: value.cpu().clone() for name, value in model.state_dict().items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "f1": self.f1, "model": self.model}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch, self.f1, self.model = state["epoch"], state["f1"], state["model"]

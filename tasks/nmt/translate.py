@@ -47,7 +47,7 @@ def load(path: Path) -> tuple[TranslationModel, Vocabulary]:
     if not path.exists():
         raise UsageError(f"checkpoint={path} does not exist")
     kept = checkpoint.load(path).get("kept", {})
-    if not {"model", "vocabulary"} <= kept.keys():
+    if "decoder.attn.linear_in.weight" not in kept.get("model", {}):
         raise UsageError(f"checkpoint={path} is not of a translation model")
     state, vocabulary = kept["model"], Vocabulary(kept["vocabulary"])
     hidden_size = state["decoder.attn.linear_in.weight"].shape[0]

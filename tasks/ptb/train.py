@@ -6,8 +6,6 @@ plain SGD on clipped gradients, whose learning rate decays geometrically after s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -47,17 +45,6 @@ def train(cfg: DictConfig) -> None:
             run.end_epoch(valid_perplexity=perplexity(model, corpus.valid, batch=cfg.train.batch))
 
         run.finish(test_perplexity=perplexity(model, corpus.test, batch=1))
-
-
-def trial(cfg: DictConfig) -> Callable[[], object]:
-    """One iteration of this training, on made-up text of the Penn Treebank's vocabulary."""
-    policy = settings.policy(cfg, layers=cfg.model.layers)
-    device = settings.device(cfg)
-    model = LanguageModel(data.PTB_TYPES, **cfg.model, policy=policy, backend=settings.backend(cfg, policy)).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr)
-    tokens = torch.randint(data.PTB_TYPES, (cfg.train.bptt, cfg.train.batch), device=device)
-    zeros = torch.zeros(cfg.model.layers, cfg.train.batch, cfg.model.hidden_size, device=device)
-    return lambda: step(model, optimizer, tokens, tokens, (zeros, zeros), cfg.train.clip)
 
 
 def step(

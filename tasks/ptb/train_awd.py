@@ -7,19 +7,16 @@ of the best epoch, averaged ones where averaging had started.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from structured_dropout import Packing
 from structured_dropout.experiment import settings
+from structured_dropout.experiment.best import Best
 from structured_dropout.experiment.run import Run
 from structured_dropout.loss import cross_entropy_
 from structured_dropout.masks import Mask
 from tasks.ptb import data
-from tasks.ptb.best import Best
 from tasks.ptb.evaluation import perplexity
 from tasks.ptb.model_awd import AWDLanguageModel, State
 from tasks.ptb.nt_asgd import NTASGD
@@ -36,7 +33,7 @@ def train(cfg: DictConfig) -> None:
         )
         model.to(run.device)
         optimizer = NTASGD(model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono)
-        best = Best(model)
+        best = Best(model, higher_is_better=False)
         run.keep(model=model, optimizer=optimizer, best=best)
 
         for epoch in run.epochs():
@@ -54,18 +51,7 @@ def train(cfg: DictConfig) -> None:
             run.end_epoch(valid_perplexity=valid)
 
         best.restore()
-        run.finish(valid_perplexity=best.perplexity, test_perplexity=perplexity(model, corpus.test, batch=1))
-
-
-def trial(cfg: DictConfig) -> Callable[[], object]:
-    """One iteration of this training, on made-up text of the Penn Treebank's vocabulary."""
-    policy = settings.policy(cfg, layers=cfg.model.layers)
-    device = settings.device(cfg)
-    backend = settings.backend(cfg, policy)
-    model = AWDLanguageModel(data.PTB_TYPES, **cfg.model, policy=policy, backend=backend).to(device)
-    optimizer = NTASGD(model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono)
-    tokens = torch.randint(data.PTB_TYPES, (cfg.train.bptt, cfg.train.batch), device=device)
-    return lambda: step(model, optimizer, tokens, tokens, None, cfg.train)
+        run.finish(valid_perplexity=best.metric, test_perplexity=perplexity(model, corpus.test, batch=1))
 
 
 def step(

@@ -102,7 +102,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(launch, tiny_columns, tmp_pa
     assert summary(broken)["metrics"] == summary(tmp_path / "unbroken")["metrics"]
     a, b = (checkpoint.load(folder / "checkpoint.pt")["kept"] for folder in (broken, tmp_path / "unbroken"))
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
-    assert a["best"]["epoch"] == b["best"]["epoch"]
+    assert a["best"]["metric"] == b["best"]["metric"]
 
 
 def test_other_data_cannot_resume_a_run(launch, tiny_columns, tmp_path):
@@ -163,7 +163,7 @@ def test_tagging_a_text(trained, tiny_columns, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("checkpoint=null", "mode=tag needs checkpoint: the checkpoint of a training"),
+        ("checkpoint=null", "mode=tag needs checkpoint: checkpoint=, of a training"),
         ("checkpoint=nowhere.pt", "checkpoint=nowhere.pt does not exist"),
         ("checkpoint=${input}", "text.txt is damaged"),
         ("input=nowhere.txt", "nowhere.txt cannot be read"),
@@ -182,7 +182,7 @@ def test_other_checkpoints_are_refused(compose, tmp_path):
     checkpoint.save(path, {"kept": {"model": {}, "optimizer": {}}})
     with pytest.raises(UsageError, match="is not of a tagger"):
         tag.load(path)
-    checkpoint.save(path, {"kept": {"vocabulary": {}, "best": {"model": {}}}})
+    checkpoint.save(path, {"kept": {"vocabulary": {}, "best": {"weights": {}}}})
     with pytest.raises(UsageError, match="is from the first epoch"):
         tag.load(path)
 

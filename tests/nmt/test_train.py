@@ -148,8 +148,8 @@ def test_a_mode_that_the_task_does_not_have(compose):
 def test_without_the_extra_the_error_names_it(compose, monkeypatch):
     monkeypatch.setattr(settings, "find_spec", lambda module: None if module == "onmt" else module)
     with pytest.raises(UsageError, match=r"task=nmt_multi30k needs onmt: pip install 'structured-dropout\[nmt\]'"):
-        settings.check_packages(compose("task=nmt_multi30k"))
-    settings.check_packages(compose("task=ptb_small"))
+        settings.check(compose("task=nmt_multi30k"))
+    settings.check(compose("task=ptb_small"))
 
 
 def test_table2_runs_and_makes_the_tables(sweep_in, tiny_pairs, tmp_path):

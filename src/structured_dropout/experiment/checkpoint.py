@@ -79,19 +79,19 @@ def _check_sums(path: Path) -> None:
             raise ValueError(f"the checksum of {altered} is wrong")
 
 
-def random_state(masks: torch.Generator) -> dict[str, Any]:
-    """All generators that a training draws from."""
+def random_state(masks: torch.Generator, device: torch.device) -> dict[str, Any]:
+    """All generators that a training on this device draws from."""
     return {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "masks": masks.get_state(),
     }
 
 
-def set_random_state(state: dict[str, Any], masks: torch.Generator) -> None:
+def set_random_state(state: dict[str, Any], masks: torch.Generator, device: torch.device) -> None:
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
     masks.set_state(state["masks"])

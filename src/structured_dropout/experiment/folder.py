@@ -105,26 +105,22 @@ class RunFolder:
 
     def _claim(self, cfg: DictConfig) -> None:
         path = self.path / "config.yaml"
-        if not path.exists():
-            with atomic(path) as file:
-                file.write(OmegaConf.to_yaml(cfg, resolve=True))
+        if path.exists():
+            _check_configuration(path, cfg)
             return
-        try:
-            there = signature(OmegaConf.load(path))  # type: ignore[arg-type]
-        except Exception as error:  # whatever damaged bytes bring
-            raise UsageError(
-                f"{path} is damaged ({type(error).__name__}): restore it, or delete it to trust the checkpoint's"
-            ) from error
-        if there != signature(cfg):
-            raise UsageError(f"{self.path} holds a run of another configuration: choose another run.dir")
+        with atomic(path) as file:
+            file.write(OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def is_done(path: Path) -> bool:
+def is_done(path: Path, cfg: DictConfig) -> bool:
     """Whether the run of this folder came to its planned end and need not be repeated.
 
     Raises:
-        UsageError: its summary cannot be read, or the metrics beside it are not those that it was written with.
+        UsageError: it is a run of another configuration, its summary cannot be read, or the metrics beside it are not
+            those that it was written with.
     """
+    if (path / "config.yaml").exists():
+        _check_configuration(path / "config.yaml", cfg)
     summary, metrics = path / "summary.json", path / "metrics.csv"
     if not summary.exists():
         return False
@@ -142,6 +138,17 @@ def is_done(path: Path) -> bool:
             f"{metrics} is damaged: restore it, or delete {summary.name} to have both written anew from the checkpoint"
         )
     return True
+
+
+def _check_configuration(path: Path, cfg: DictConfig) -> None:
+    try:
+        there = signature(OmegaConf.load(path))  # type: ignore[arg-type]
+    except Exception as error:  # whatever damaged bytes bring
+        raise UsageError(
+            f"{path} is damaged ({type(error).__name__}): restore it, or delete it to trust the checkpoint's"
+        ) from error
+    if there != signature(cfg):
+        raise UsageError(f"{path.parent} holds a run of another configuration: choose another run.dir")
 
 
 def _table(rows: list[dict[str, float]]) -> str:

@@ -24,6 +24,8 @@ def commit() -> str:
         return subprocess.run(("git", *args), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:  # installed inside another repository
+            return "unknown"
         # New results are no change to the code that makes them.
         dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
         return git("rev-parse", "HEAD") + ("+changes" if dirty else "")

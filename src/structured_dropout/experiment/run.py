@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 import torch
 from omegaconf import DictConfig
@@ -103,6 +103,7 @@ class Run:
         self._epoch_length = 0
         self._progress: Progress | None = None
         self._signal: signal.Signals | None = None
+        self._evaluates = False  # then a signal need not wait: the last checkpoint is from right before
 
     def __enter__(self) -> Self:
         cfg = self.cfg
@@ -142,26 +143,17 @@ class Run:
         Raises:
             UsageError: the checkpoint is damaged, or of another run or other data.
         """
-        self._kept = objects
         state = self._folder.load_checkpoint()
-        if state is None:
-            return
-        self._check(state)
-        for name, kept in objects.items():
-            kept.load_state_dict(state["kept"][name])
-        self._at = Position(**state["position"])
-        self._history = state["history"]
-        self.carry = {name: _to(value, self.device) for name, value in state["carry"].items()}
-        checkpoint.set_random_state(state["random"], self.generator)
-        if self._history:
-            self._folder.restore_metrics(self._history)
-        self._resumed = True
-        _log.info("resuming %s at epoch %d, iteration %d", self._folder.path, self._at.epoch + 1, self._at.iterations)
+        if state is not None:
+            self._check(state)
+            self._restore(objects, state)
+        self._kept = objects
 
     def epochs(self) -> Iterator[int]:
         """The epochs to go, counted from 1."""
-        while self._at.epoch < self.cfg.train.epochs and not self._truncated:
+        while self._at.epoch < self.cfg.train.epochs and not (self._truncated and self._evaluated):
             yield self._at.epoch + 1
+        self._begin_evaluation()
 
     def iterations(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         """What is left of this epoch, batch by batch; writes checkpoints on the way and stops when asked to."""
@@ -176,6 +168,8 @@ class Run:
             self._at.batch += 1
             self._at.iterations += 1
             self._after_iteration()
+        self._save()
+        self._begin_evaluation()
 
     def record(self, loss: Tensor, units: int) -> None:
         """Count a batch's loss: the mean over this many units (tokens, sentences)."""
@@ -185,6 +179,7 @@ class Run:
 
     def end_epoch(self, **metrics: float) -> None:
         """Write the epoch's metrics and its checkpoint."""
+        self._evaluates = False
         self._look_at_loss()
         row = {
             "epoch": self._at.epoch + 1,
@@ -206,6 +201,7 @@ class Run:
 
     def finish(self, notes: Mapping[str, str] | None = None, **metrics: float) -> None:
         """Write the summary of a training that came to its planned end; ``notes`` say how a metric was computed."""
+        self._evaluates = False
         last = {name: x for name, x in self._history[-1].items() if name not in ("epoch", "iterations", "seconds")}
         self._write_summary("truncated" if self._truncated else "finished", {**last, **metrics}, **(notes or {}))
         _log.info("%s", ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()))
@@ -221,10 +217,27 @@ class Run:
                 f"the data are not those that this run began with: restore them, or delete {self._folder.path}"
             )
 
+    def _restore(self, objects: dict[str, Stateful], state: dict[str, Any]) -> None:
+        for name, kept in objects.items():
+            kept.load_state_dict(state["kept"][name])
+        self._at = Position(**state["position"])
+        self._history = state["history"]
+        self.carry = {name: _to(value, self.device) for name, value in state["carry"].items()}
+        checkpoint.set_random_state(state["random"], self.generator, self.device)
+        if self._history:
+            self._folder.restore_metrics(self._history)
+        self._resumed = True
+        _log.info("resuming %s at epoch %d, iteration %d", self._folder.path, self._at.epoch + 1, self._at.iterations)
+
     @property
     def _truncated(self) -> bool:
         limit = self.cfg.train.max_iterations
         return limit is not None and self._at.iterations >= limit
+
+    @property
+    def _evaluated(self) -> bool:
+        """False where a run was stopped between its last iteration and the metrics of its epoch."""
+        return bool(self._history) and self._history[-1]["iterations"] == self._at.iterations
 
     @property
     def _train_loss(self) -> float:
@@ -240,13 +253,22 @@ class Run:
             progress.show(place, self._quality(self._train_loss))
         if self._signal is not None:
             self._save()
-            raise Interrupted(
-                f"stopped by {self._signal.name} at epoch {at.epoch + 1}, iteration {at.iterations}; "
-                "the same command goes on from there"
-            )
+            self._stop()
         due = train.checkpoint_iterations and at.iterations % train.checkpoint_iterations == 0
         if due or time.monotonic() - self._saved >= train.checkpoint_minutes * 60:
             self._save()
+
+    def _begin_evaluation(self) -> None:
+        self._evaluates = True
+        if self._signal is not None:
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        assert self._signal is not None
+        raise Interrupted(
+            f"stopped by {self._signal.name} at epoch {self._at.epoch + 1}, iteration {self._at.iterations}; "
+            "the same command goes on from there"
+        )
 
     def _look_at_loss(self) -> None:
         for loss, units in self._unseen:
@@ -268,7 +290,7 @@ class Run:
                 "position": asdict(self._at),
                 "history": self._history,
                 "carry": self.carry,
-                "random": checkpoint.random_state(self.generator),
+                "random": checkpoint.random_state(self.generator, self.device),
                 "config": identity(self.cfg),  # for who uses the model later
                 "data": self._data,
             }
@@ -297,7 +319,8 @@ class Run:
             "versions": provenance.versions(),
         }
         try:
-            self._folder.write_summary(summary)
+            if self._kept:  # a run that was refused before must not deny what its folder holds
+                self._folder.write_summary(summary)
         finally:
             self._tracker.finish(summary)
 
@@ -305,6 +328,8 @@ class Run:
         if self._signal is not None:  # asked twice: at once, from the last checkpoint
             raise KeyboardInterrupt
         self._signal = signal.Signals(number)
+        if self._evaluates:
+            self._stop()
         _log.info("%s: finishing this iteration, then writing a checkpoint", self._signal.name)
 
 

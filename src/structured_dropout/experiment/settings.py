@@ -10,12 +10,17 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from structured_dropout import DropoutPolicy, SiteDropout, Zoneout, backends
 from structured_dropout.experiment.errors import UsageError
 
 _POLICY = [field.name for field in fields(DropoutPolicy)]
-_NUMBERS = ("model", "train", "translate", "seed", "data.max_length", "data.vocabulary_size", "data.evaluate_on")
+_NUMBERS = (
+    *("model", "train", "translate", "seed", "data.max_length", "data.vocabulary_size", "data.evaluate_on"),
+    "embeddings.frozen",
+)
+_SWITCHES = {"tied", "frozen"}
 _REAL = {
     "lr",
     "momentum",
@@ -39,12 +44,21 @@ def check(cfg: DictConfig) -> None:
     """Check what can be checked without data.
 
     Raises:
-        UsageError: this task does not define this dropout, or a quantity is impossible.
+        UsageError: this task does not define this dropout or takes other data, a function that it names is not of this
+            repository, its packages are not installed, or a quantity is impossible.
     """
     if cfg.dropout.name not in cfg.task.dropouts:
         raise UsageError(
             f"task={cfg.task.name} does not define dropout={cfg.dropout.name}: choose {', '.join(cfg.task.dropouts)}"
         )
+    if cfg.data.name not in cfg.task.data:
+        raise UsageError(f"data={cfg.data.name} is not for task={cfg.task.name}: choose {', '.join(cfg.task.data)}")
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(str(error).splitlines()[0]) from error
+    _check_functions(cfg.task)
+    _check_packages(cfg.task)
     for name, value in _leaves(cfg, *_NUMBERS):
         _check_number(name, value)
     for name, value in _leaves(cfg, "data", "run.dir"):
@@ -54,8 +68,8 @@ def check(cfg: DictConfig) -> None:
 
 def _check_number(name: str, value: object) -> None:
     key = name.split(".")[-1]
-    if key == "tied":
-        if not isinstance(value, bool | None):
+    if key in _SWITCHES:
+        if not isinstance(value, bool | None):  # YAML's no and off are text to Hydra
             raise UsageError(f"{name} must be true or false, not {value!r}")
         return
     if value is None and key in _MAY_BE_NULL:
@@ -65,35 +79,26 @@ def _check_number(name: str, value: object) -> None:
     if key not in _REAL and not isinstance(value, int):
         raise UsageError(f"{name} must be a whole number, not {value}")
     if value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
-        raise UsageError(f"{name} must be positive, not {value}")
+        raise UsageError(f"{name} must be {'0 or more' if key in _MAY_BE_ZERO else 'positive'}, not {value}")
     if value > _LARGEST and key not in _REAL:
         raise UsageError(f"{name} must be at most {_LARGEST}, not {value}")
     if key.endswith("dropout") and value >= 1:
         raise UsageError(f"{name} is a dropout rate: it must be below 1, not {value}")
 
 
-def check_functions(cfg: DictConfig) -> None:
-    """Check that the functions that the task names are this repository's: a configuration is no program.
-
-    Raises:
-        UsageError: one is not; names the key.
-    """
-    for key in _FUNCTIONS & cfg.task.keys():
-        if not str(cfg.task[key]).startswith("tasks."):
-            raise UsageError(f"task.{key}={cfg.task[key]} is no function of a task here: its name begins with tasks.")
+def _check_functions(task: DictConfig) -> None:
+    """A configuration is no program: what it names to call is a task's own."""
+    for key in _FUNCTIONS & task.keys():
+        if not str(task[key]).startswith("tasks."):
+            raise UsageError(f"task.{key}={task[key]} is no function of a task here: its name begins with tasks.")
 
 
-def check_packages(cfg: DictConfig) -> None:
-    """Check that the task's own packages are installed.
-
-    Raises:
-        UsageError: one is not; names the extra that brings it.
-    """
-    for extra, modules in cfg.task.get("requires", {}).items():
+def _check_packages(task: DictConfig) -> None:
+    for extra, modules in task.get("requires", {}).items():
         missing = [module for module in modules if find_spec(module) is None]
         if missing:
             raise UsageError(
-                f"task={cfg.task.name} needs {' and '.join(missing)}: pip install 'structured-dropout[{extra}]'"
+                f"task={task.name} needs {' and '.join(missing)}: pip install 'structured-dropout[{extra}]'"
             )
 
 

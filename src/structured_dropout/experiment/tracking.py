@@ -105,10 +105,12 @@ def open_tracker(
     Weights & Biases is offline where nobody is logged in, and where it cannot be reached.
 
     Raises:
-        UsageError: its package is not installed.
+        UsageError: there is no such tracker, or its package is not installed.
     """
-    if tracker.name != "wandb":
+    if tracker.name == "console":
         return Console()
+    if tracker.name != "wandb":
+        raise UsageError(f"tracker.name={tracker.name} is no tracker: choose console or wandb")
     try:
         import wandb
     except ImportError:
