@@ -54,17 +54,26 @@ Times = dict[str, list[float]]  # milliseconds a round, by phase
 
 
 def main(arguments: list[str]) -> None:
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    output, rounds = options.pop("output", None), int(options.pop("rounds", 15))
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    if stray := [argument for argument in arguments if "=" not in argument]:
+        raise UsageError(f"{' '.join(stray)} is no key=value; --help says which there are")
+    options = dict(argument.split("=", 1) for argument in arguments)
+    output, rounds = options.pop("output", None), options.pop("rounds", "15")
+    if not rounds.isdecimal() or int(rounds) == 0:
+        raise UsageError(f"rounds={rounds} must be a whole number above 0")
     dropouts = options.pop("dropout", "nr_st,nr_rh_st").split(",")
     backends = options.pop("backend", "auto").split(",")
     parts, tracker = options.pop("part", None), options.pop("tracker", "console")
-    tf32 = options.pop("tf32", "false") == "true"
+    tf32 = options.pop("tf32", "false").lower()
+    if tf32 not in ("true", "false"):
+        raise UsageError(f"tf32={tf32} must be true or false")
     rows = []
     for values in itertools.product(*(_choices(value) for value in options.values())):
         overrides = [f"{key}={value}" for key, value in zip(options, values, strict=True)]
         for part in parts.split(",") if parts else compose(overrides).task.get("parts", ["model"]):
-            rows += race(overrides, dropouts, backends, rounds, part, tf32)
+            rows += race(overrides, dropouts, backends, int(rounds), part, tf32 == "true")
     show(rows)
     track(rows, compose([f"tracker={tracker}"]).tracker, Path(output).parent if output else Path())
     if output:
@@ -132,7 +141,6 @@ def compose(overrides: list[str], contender: Contender | None = None) -> DictCon
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra.compose("config", [*overrides, *chosen])
     settings.check(cfg)
-    settings.check_functions(cfg)
     return cfg
 
 

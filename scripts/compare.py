@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class SweepReport(Callback):
         jobs = sorted((json.loads(line) for line in lines), key=lambda job: job["job"])
         done = [Path(job["value"]) for job in jobs if not job["value"].startswith("error:")]
         if done:
-            show(done)
+            show(done, speedup=True)
         failed = [f"{' '.join(job['overrides'])}: {job['value']}" for job in jobs if job["value"].startswith("error:")]
         if self._then:
             try:
@@ -61,29 +62,53 @@ class SweepReport(Callback):
             sys.exit(1)
 
 
-def show(paths: list[Path]) -> None:
-    """Print a row a run; speed-up is against the first run."""
+def show(paths: list[Path], speedup: bool) -> None:
+    """Print a table a task, with a row a run.
+
+    Args:
+        speedup: whether to set the times against those of a task's first run, which says something of one sweep.
+    """
+    console = Console()
+    console.width = max(console.width, 140)  # a log file can scroll, a cut number cannot be read
     summaries = [json.loads(path.read_text()) for path in paths]
-    metrics = [name for name in summaries[0]["metrics"] if name != "train_loss"]
-    table = Table("task", "dropout", "backend", "seed", *(name.replace("_", " ") for name in metrics))
-    for heading in ("epochs", "ms an iteration", "speed-up"):
+    for task in dict.fromkeys(summary["task"] for summary in summaries):
+        console.print(_table([summary for summary in summaries if summary["task"] == task], speedup))
+
+
+def _table(runs: list[dict[str, Any]], speedup: bool) -> Table:
+    metrics = list(dict.fromkeys(name for run in runs for name in run["metrics"] if name != "train_loss"))
+    settings = _differences([run["command"] for run in runs])
+    table = Table("dropout", "backend", "seed", title=runs[0]["task"])
+    if any(settings):
+        table.add_column("settings", overflow="fold")
+    for heading in (*(name.replace("_", " ") for name in metrics), "epochs", "ms an iteration"):
         table.add_column(heading, justify="right")
-    baseline = summaries[0]["ms_per_iteration"]
-    for run in summaries:
+    if speedup:
+        table.add_column("speed-up over the first", justify="right")
+    first = runs[0]["ms_per_iteration"]
+    for run, setting in zip(runs, settings, strict=True):
         epochs = f"{run['epochs']}/{run['planned_epochs']}"
         table.add_row(
-            run["task"],
             run["dropout"],
             run["backend"],
             str(run["seed"]),
+            *([setting] if any(settings) else []),
             *(f"{run['metrics'][name]:.2f}" if name in run["metrics"] else "—" for name in metrics),
             epochs if run["status"] == "finished" else f"{epochs} ({run['status']})",
             f"{run['ms_per_iteration']:.1f}",
-            f"{baseline / run['ms_per_iteration']:.2f} x",
+            *([f"{first / run['ms_per_iteration']:.2f} x"] if speedup else []),
         )
-    console = Console()
-    console.width = max(console.width, 120)  # a log file can scroll, a cut number cannot be read
-    console.print(table)
+    return table
+
+
+def _differences(commands: list[str]) -> list[str]:
+    """The overrides of each command that not all of them have, but for what has a column."""
+    overrides = [shlex.split(command)[2:] for command in commands]
+    shared = set.intersection(*map(set, overrides))
+    shown = ("task=", "dropout=", "backend=", "seed=", "run.dir=")
+    return [
+        " ".join(word for word in words if word not in shared and not word.startswith(shown)) for words in overrides
+    ]
 
 
 def main() -> None:
@@ -92,7 +117,7 @@ def main() -> None:
     paths = [path for folder in parser.parse_args().folders for path in sorted(folder.rglob("summary.json"))]
     if not paths:
         sys.exit("error: no summary.json in these folders")
-    show(paths)
+    show(paths, speedup=False)
 
 
 if __name__ == "__main__":

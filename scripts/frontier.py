@@ -14,7 +14,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.results import compose  # noqa: E402
+from structured_dropout.experiment.identity import identity  # noqa: E402
 
 RUNS = Path("results/runs/ptb_small/nr_rh_st")
 BENCHMARK = Path("results/benchmarks/frontier.csv")
@@ -49,15 +55,20 @@ def speedups(path: Path) -> dict[Point, float]:
 
 
 def perplexities(folder: Path) -> dict[Point, list[float]]:
-    """On the test text, one a seed, of the runs that change nothing but the rate and the redrawing."""
-    found = defaultdict(list)
+    """On the test text, one a seed, of the experiment's runs."""
+    found, experiment = defaultdict(list), _besides_dropout(compose("+experiment=frontier"))
     for path in sorted(folder.glob("*/summary.json")):
         summary = json.loads(path.read_text())
-        dropout = OmegaConf.load(path.with_name("config.yaml")).dropout
-        points = {(float(site.p), str(site.redraw_every)) for site in (dropout.nr, dropout.rh, dropout.output)}
-        if summary["status"] == "finished" and summary["data"]["exact"] and len(points) == 1:
+        cfg = OmegaConf.load(path.with_name("config.yaml"))
+        sites = (cfg.dropout.nr, cfg.dropout.rh, cfg.dropout.output)
+        points = {(float(site.p), str(site.redraw_every)) for site in sites}
+        if summary["status"] == "finished" and len(points) == 1 and _besides_dropout(cfg) == experiment:
             found[points.pop()].append(summary["metrics"]["test_perplexity"])
     return found
+
+
+def _besides_dropout(cfg: DictConfig) -> dict[str, object]:
+    return {key: value for key, value in identity(cfg).items() if key not in ("dropout", "seed", "backend")}
 
 
 def draw(points: dict[Point, tuple[float, list[float]]], path: Path) -> None:
@@ -74,7 +85,7 @@ def draw(points: dict[Point, tuple[float, list[float]]], path: Path) -> None:
         axes.plot([], [], "k", linestyle="", marker=marker, label=f"redraw_every = {redraw}")
     axes.set_xlabel("speed-up of a training iteration over torch's LSTM")
     axes.set_ylabel("test perplexity (median of the seeds, and their range)")
-    axes.set_title("ptb_small, nr_rh_st: how often units are drawn anew")
+    axes.set_title("ptb_small, nr_rh_st, two epochs: how often units are drawn anew")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 

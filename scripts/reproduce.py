@@ -26,7 +26,12 @@ SAME = ("machine", "versions", "commit", "backend")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("summary", type=Path)
-    first = json.loads(parser.parse_args().summary.read_text())
+    path = parser.parse_args().summary
+    if not path.exists():
+        sys.exit(f"error: {path} does not exist")
+    first = json.loads(path.read_text())
+    if not first["metrics"]:
+        sys.exit(f"error: {path} is of a run that is {first['status']}: there are no metrics to compare")
     with tempfile.TemporaryDirectory() as folder:
         second = run_again(first["command"], Path(folder) / "run")
     differs = [key for key in SAME if first[key] != second[key]]
@@ -41,7 +46,7 @@ def main() -> None:
 def run_again(command: str, folder: Path) -> dict[str, Any]:
     """The summary that the command leaves in this folder."""
     kept = [override for override in overrides_of(command) if not override.startswith("run.dir=")]
-    process = subprocess.run([sys.executable, "run.py", *kept, f"run.dir={folder}"], cwd=ROOT)
+    process = subprocess.run([sys.executable, "run.py", *kept, "tracker=console", f"run.dir={folder}"], cwd=ROOT)
     if process.returncode != 0:
         sys.exit(f"error: the command failed with exit code {process.returncode}: {command}")
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())

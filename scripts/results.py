@@ -103,16 +103,17 @@ def timings(folder: Path) -> list[Timing]:
 @cache
 def baseline(task: str) -> str:
     """The policy that a task's speed-ups are measured against."""
-    return str(_compose(f"task={task}").task.baseline)
+    return str(compose(f"task={task}").task.baseline)
 
 
 @cache
 def _recipe(task: str, dropout: str) -> dict[str, Any]:
     """The recipe's own configuration, as far as it decides what a run computes."""
-    return _flat(identity(_compose(f"task={task}", f"dropout={dropout}")))
+    return _flat(identity(compose(f"task={task}", f"dropout={dropout}")))
 
 
-def _compose(*overrides: str) -> DictConfig:
+def compose(*overrides: str) -> DictConfig:
+    """The configuration that run.py would see for these overrides."""
     running = GlobalHydra.instance().hydra  # at the end of a sweep
     GlobalHydra.instance().clear()
     try:
