@@ -142,6 +142,17 @@ def test_gradcheck(name):
     assert torch.autograd.gradcheck(layer, tensors)
 
 
+@pytest.mark.parametrize("trained", ["b_ih", "b_hh"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_one_bias_may_be_frozen(name, trained):
+    weights = Weights(*(torch.randn(shape, device=DEVICE) for shape in ((8, 3), (8, 2), 8, 8)))
+    bias = getattr(weights, trained).requires_grad_()
+    x, state = torch.randn(6, 3, device=DEVICE), torch.zeros(1, 2, 2, device=DEVICE)
+    y, *_ = backends.get(name).lstm_layer(x, state, state, (weights,), LayerMasks(None, (None,)), Packing.padded(3, 2))
+    (gradient,) = torch.autograd.grad(y.sum(), bias)
+    assert (gradient != 0).all()
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_empty_batch(name):
     tensors = [torch.randn(shape, device=DEVICE) for shape in ((0, 3), (1, 0, 2), (1, 0, 2), (8, 3), (8, 2), 8, 8)]

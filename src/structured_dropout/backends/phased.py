@@ -142,7 +142,7 @@ class _Direction(torch.autograd.Function):
         with phase("wg"):
             dw_ih = products.wg(dgates, x, nr, packing)
             dw_hh = products.wg(dgates, h_before, rh, packing)
-            db = dgates.sum(dim=0) if ctx.needs_input_grad[6] else None
+            db = dgates.sum(dim=0) if any(ctx.needs_input_grad[6:8]) else None
         return None, dx, dh, dc, dw_ih, dw_hh, db, db, None, None, None, None
 
 
