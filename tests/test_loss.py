@@ -41,3 +41,9 @@ def test_a_diverged_loss_shows():
     logits = torch.tensor([[0.0, 500.0], [torch.nan, 0.0]])
     assert cross_entropy_(logits[:1].clone(), torch.tensor([0])) == 500
     assert cross_entropy_(logits[1:].clone(), torch.tensor([0])).isnan()
+
+
+def test_second_derivatives_are_refused():
+    logits = torch.randn(3, 5, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(cross_entropy_(logits * 1, torch.arange(3)), logits, create_graph=True)

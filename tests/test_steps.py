@@ -59,3 +59,12 @@ def test_the_cell_equals_torchs(parts):
         torch.testing.assert_close(*outputs)
     for a, e in zip(*(torch.autograd.grad(y, (x, h, c), (dh, dc)) for y in (actual, expected)), strict=True):
         torch.testing.assert_close(a, e)
+
+
+def test_second_derivatives_are_refused():
+    weight, x, gates = (torch.randn(*shape, requires_grad=True) for shape in ((OUTPUT, INPUT), (BATCH, INPUT), (1, 4)))
+    y = StepLinear(weight, None, None, 1, "dense")(x, 0)
+    h, _ = lstm_cell(torch.zeros(1, 1), gates)
+    for output, leaf in ((y, x), (h, gates)):
+        with pytest.raises(RuntimeError, match="no second derivatives"):
+            torch.autograd.grad(output.sum(), leaf, create_graph=True)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structured_dropout.derivatives import first_only
+
 
 def cross_entropy_(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
     """What ``torch.nn.functional.cross_entropy`` gives with ``reduction="sum"``. The logits are lost.
@@ -31,6 +33,7 @@ class _CrossEntropy(torch.autograd.Function):
         return ((normalizer - target_logits) * counts).sum()
 
     @staticmethod
+    @first_only
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor, None, None]:
         probabilities, targets, counts = ctx.saved_tensors
         scale = (dloss * counts).unsqueeze(1)

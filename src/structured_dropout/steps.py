@@ -13,6 +13,7 @@ from torch import Tensor
 
 from structured_dropout import backends
 from structured_dropout.backends.interface import Products
+from structured_dropout.derivatives import first_only
 from structured_dropout.masks import Mask, Packing
 from structured_dropout.phases import phase
 
@@ -97,6 +98,7 @@ class _Step(torch.autograd.Function):
             return y if bias is None else y.add_(bias)
 
     @staticmethod
+    @first_only
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         sequence, step = ctx.rest
@@ -128,6 +130,7 @@ class _Cell(torch.autograd.Function):
         return h, c_after
 
     @staticmethod
+    @first_only
     def backward(ctx: Any, dh: Tensor, dc: Tensor) -> tuple[Tensor, ...]:
         total, c, tanh_c = ctx.saved_tensors
         sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward

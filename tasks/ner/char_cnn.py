@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from structured_dropout.backends.cpu_build import load_kernels
 from structured_dropout.backends.cpu_ops import ops
+from structured_dropout.derivatives import first_only
 from tasks.ner.vocabulary import PAD
 
 _log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class _ConvolveAndMax(torch.autograd.Function):
         return highest
 
     @staticmethod
+    @first_only
     def backward(ctx: Any, dhighest: Tensor) -> tuple[Tensor, Tensor, None]:
         return *ops.char_cnn_bp(dhighest, *ctx.saved_tensors), None
 

@@ -14,6 +14,7 @@ from onmt.utils.misc import sequence_mask
 from torch import Tensor
 
 from structured_dropout import backends
+from structured_dropout.derivatives import first_only
 from structured_dropout.masks import Packing
 from structured_dropout.phases import phase
 from structured_dropout.steps import StepLinear
@@ -101,6 +102,7 @@ class _Read(torch.autograd.Function):
         return context.squeeze(1)
 
     @staticmethod
+    @first_only
     def backward(ctx: Any, dcontext: Tensor) -> tuple[Tensor, None, None]:
         h, weights = ctx.saved_tensors
         with phase("bp"):
