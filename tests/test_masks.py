@@ -79,6 +79,30 @@ def test_a_seed_gives_the_same_units_whatever_else_is_drawn():
     assert torch.equal(first.offsets, second.offsets)
 
 
+@pytest.mark.parametrize("sampling", ["bernoulli", "exact"])
+def test_a_seed_gives_the_same_units_whatever_torchs_defaults_are(sampling):
+    def drawn():
+        like = torch.empty(0, dtype=torch.float32, device="cpu")
+        generator = torch.Generator().manual_seed(7)
+        site = SiteDropout("III", 0.5, sampling=sampling)
+        return draw(site, steps=5, batch=2, units=30, like=like, generator=generator)
+
+    expected = drawn()
+    for default, value in (
+        (torch.set_default_dtype, torch.float64),
+        (torch.set_default_dtype, torch.bfloat16),
+        (torch.set_default_device, "meta"),
+    ):
+        default(value)
+        try:
+            found = drawn()
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+        assert torch.equal(found.indices, expected.indices)
+        assert torch.equal(found.offsets, expected.offsets)
+
+
 def test_masks_follow_absolute_time_in_packed_sequences():
     mask = UnitMask(torch.tensor([0, 1, 2], dtype=torch.int32), torch.tensor([0, 1, 3]), 2, 3, 2.0)
     packing = Packing((3, 2, 2, 1))

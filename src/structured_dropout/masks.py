@@ -167,13 +167,13 @@ def draw(
         # rand and a comparison: on the CPU bernoulli_, which F.dropout uses, takes four times as long
         values = torch.rand(draws, batch, units, dtype=like.dtype, device=like.device)
         return ElementMask(values.ge_(p).mul_(scale), steps_per_draw)
-    noise = torch.rand(draws, units, generator=generator)
+    noise = torch.rand(draws, units, generator=generator, dtype=torch.float32, device="cpu")
     if site.sampling == "exact":
-        keep = torch.zeros(draws, units, dtype=torch.bool)
+        keep = torch.zeros(draws, units, dtype=torch.bool, device="cpu")
         keep.scatter_(1, noise.argsort(dim=1)[:, : round((1 - p) * units)], True)
     else:
         keep = noise >= p
-    offsets = torch.zeros(draws + 1, dtype=torch.int64)
+    offsets = torch.zeros(draws + 1, dtype=torch.int64, device="cpu")
     torch.cumsum(keep.sum(dim=1), dim=0, out=offsets[1:])
     indices = keep.nonzero()[:, 1].to(torch.int32)
     return UnitMask(indices, offsets, steps_per_draw, units, scale).to(like.device)
@@ -192,7 +192,7 @@ def draw_held(
         return None
     if expectation:
         return like.new_full((1, 1, 1), p).expand(steps, 1, 1)
-    return torch.empty(steps, batch, units, dtype=like.dtype, device=like.device).bernoulli_(p)
+    return torch.rand(steps, batch, units, dtype=like.dtype, device=like.device).lt_(p)  # as in draw, not bernoulli_
 
 
 def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packing) -> Tensor:
