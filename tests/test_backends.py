@@ -149,7 +149,7 @@ def test_second_derivatives_are_right_or_an_error(name):
     dtype, packing = dtypes(name)[-1], Packing.padded(3, 2)
     shapes = [(6, 3), (1, 2, 2), (1, 2, 2), (8, 3), (8, 2), 8, 8]
     tensors = [torch.randn(shape, dtype=dtype, device=DEVICE, requires_grad=True) for shape in shapes]
-    x, h_0, c_0, *weights = tensors
+    x, _, _, *weights = tensors
     mask = units([[0, 2], [1], []], 3).to(DEVICE)
 
     def linear(x, weight, bias):
