@@ -67,6 +67,13 @@ def test_a_step_that_is_not_there_or_was(step):
         product(torch.randn(BATCH, INPUT), step)
 
 
+def test_a_mask_for_another_sequence():
+    weight = torch.randn(OUTPUT, INPUT)
+    mask = draw(SITES["structured"], steps=STEPS - 1, batch=BATCH, units=INPUT, like=weight)
+    with pytest.raises(ValueError, match="the input mask has 4 draws"):
+        StepLinear(weight, None, mask, STEPS, BATCH, "dense")
+
+
 @pytest.mark.parametrize("parts", [0, 1, 3])
 def test_the_cell_equals_torchs(parts):
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ from torch import Tensor
 from structured_dropout import backends
 from structured_dropout.backends.interface import Products
 from structured_dropout.derivatives import first_only
-from structured_dropout.masks import Mask, Packing
+from structured_dropout.masks import Mask, Packing, check_fit
 from structured_dropout.phases import phase
 
 
@@ -26,11 +26,15 @@ class StepLinear:
         mask: drawn ahead for the whole sequence; None if nothing is dropped.
         steps, batch: of the sequence; a step that is never called, or whose y is not used, contributes nothing to WG.
         backend: the name of the backend, as ``backends.resolve`` returned it.
+
+    Raises:
+        ValueError: the mask does not fit.
     """
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, mask: Mask | None, steps: int, batch: int, backend: str
     ) -> None:
+        check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
         self._products, self._mask = backends.get(backend), mask
         self._weight, self._bias = weight.detach(), None if bias is None else bias.detach()
         notes = _WeightGradient.apply(weight, bias, mask, steps, batch, self._products)  # type: ignore[no-untyped-call]
