@@ -143,6 +143,46 @@ def test_gradcheck(name):
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+def test_second_derivatives_are_right_or_an_error(name):
+    """The backward of a sum has no gradient to differentiate, only its saved tensors."""
+    torch.manual_seed(0)
+    dtype, packing = dtypes(name)[-1], Packing.padded(3, 2)
+    shapes = [(6, 3), (1, 2, 2), (1, 2, 2), (8, 3), (8, 2), 8, 8]
+    tensors = [torch.randn(shape, dtype=dtype, device=DEVICE, requires_grad=True) for shape in shapes]
+    x, _, _, *weights = tensors
+    mask = units([[0, 2], [1], []], 3).to(DEVICE)
+
+    def linear(x, weight, bias):
+        return backends.get(name).linear(x, weight, bias, mask, packing).tanh()
+
+    def layer(x, h_0, c_0, *weights):
+        masks = LayerMasks(mask, (None,))
+        return backends.get(name).lstm_layer(x, h_0, c_0, (Weights(*weights),), masks, packing).y
+
+    for function, inputs, twice_differentiable in (
+        (linear, (x, weights[0], weights[2]), ("dense", "compact", "fused")),
+        (layer, tensors, ("fused",)),
+    ):
+        if name in twice_differentiable:
+            with torch.backends.cudnn.flags(enabled=False):  # cuDNN's LSTM has none, and says so
+                assert torch.autograd.gradgradcheck(function, inputs)
+        else:
+            with pytest.raises(RuntimeError, match="no second derivatives"):
+                torch.autograd.grad(function(*inputs).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("trained", ["b_ih", "b_hh"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_one_bias_may_be_frozen(name, trained):
+    weights = Weights(*(torch.randn(shape, device=DEVICE) for shape in ((8, 3), (8, 2), 8, 8)))
+    bias = getattr(weights, trained).requires_grad_()
+    x, state = torch.randn(6, 3, device=DEVICE), torch.zeros(1, 2, 2, device=DEVICE)
+    y, *_ = backends.get(name).lstm_layer(x, state, state, (weights,), LayerMasks(None, (None,)), Packing.padded(3, 2))
+    (gradient,) = torch.autograd.grad(y.sum(), bias)
+    assert (gradient != 0).all()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
 def test_empty_batch(name):
     tensors = [torch.randn(shape, device=DEVICE) for shape in ((0, 3), (1, 0, 2), (1, 0, 2), (8, 3), (8, 2), 8, 8)]
     masks = LayerMasks(None, (None,))

@@ -93,6 +93,13 @@ def test_wrong_arguments(change, message):
         torch.ops.structured_dropout.linear_fp(*arguments)
 
 
+def test_a_sequence_without_steps():
+    x, h_0, c_0, *rest = lstm_arguments(requires_grad=False)
+    rest[4] = torch.empty(0, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="the sequence has no steps"):
+        torch.ops.structured_dropout.lstm_fp(x[:0], h_0, c_0, *rest)
+
+
 def test_strided_inputs():
     x, weight, bias, *mask = linear_arguments(requires_grad=False)
     linear = torch.ops.structured_dropout.linear_fp

@@ -262,18 +262,13 @@ def test_gradients_at_an_odd_address():
         ({"x": torch.randn(6, 4)}, r"weight must have shape \[None, 4\], has \[9, 5\]"),
         ({"weight": torch.randn(9, 5).double()}, "weight is torch.float64: the CUDA kernels take float32"),
         ({"bias": torch.randn(8)}, r"bias must have shape \[9\], has \[8\]"),
-        ({"indices": torch.zeros(5, dtype=torch.int64)}, "must have int32 indices .* of torch.int64"),
-        ({"indices": torch.zeros(4, dtype=torch.int32)}, "its 5 kept units, has 4"),
-        ({"steps_per_draw": 2}, "3 draws of 5 units, 3 steps with a draw for every 2 of 5 units need 2"),
-        ({"units": 6}, "3 draws of 6 units"),
     ],
 )
 def test_wrong_arguments(change, message):
     x, weight, bias, indices, offsets, *_ = linear_arguments(requires_grad=False)
-    given = {"x": x, "weight": weight, "bias": bias, "indices": indices, "steps_per_draw": 1, "units": 5} | change
-    mask = UnitMask(given["indices"], offsets, given["steps_per_draw"], given["units"], 2.0)
+    given = {"x": x, "weight": weight, "bias": bias} | change
     with pytest.raises(ValueError, match=message):
-        linear(given["x"], given["weight"], given["bias"], mask, Packing.padded(3, 2))
+        linear(**given, mask=UnitMask(indices, offsets, 1, 5, 2.0), packing=Packing.padded(3, 2))
 
 
 def test_tensors_on_two_devices():

@@ -8,6 +8,7 @@ LOGITS = {
     "usual": torch.randn(7, 33, generator=torch.Generator().manual_seed(0)),
     "wide": torch.randn(5, 4001, generator=torch.Generator().manual_seed(0)) * 5,
     "huge": torch.tensor([[1e4, 0.0, -1e4], [3e38, -3e38, 0.0]]),
+    "far from zero": torch.randn(7, 33, generator=torch.Generator().manual_seed(0)) + 1e4,
     "one row": torch.zeros(1, 3),
 }
 
@@ -41,3 +42,18 @@ def test_a_diverged_loss_shows():
     logits = torch.tensor([[0.0, 500.0], [torch.nan, 0.0]])
     assert cross_entropy_(logits[:1].clone(), torch.tensor([0])) == 500
     assert cross_entropy_(logits[1:].clone(), torch.tensor([0])).isnan()
+
+
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x[:2]])
+def test_a_leaf_is_not_overwritten(view):
+    leaf = torch.zeros(3, 5, requires_grad=True)
+    logits = view(leaf)
+    with pytest.raises(RuntimeError, match="would overwrite logits"):
+        cross_entropy_(logits, torch.zeros(len(logits), dtype=torch.int64))
+    assert (leaf == 0).all()
+
+
+def test_second_derivatives_are_refused():
+    logits = torch.randn(3, 5, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(cross_entropy_(logits * 1, torch.arange(3)), logits, create_graph=True)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from structured_dropout import Case, DropoutPolicy, SiteDropout, StructuredLinear, StructuredLSTM, backends
+from structured_dropout import Case, DropoutPolicy, SiteDropout, StructuredLinear, StructuredLSTM, Zoneout, backends
+from structured_dropout.backends.interface import LayerMasks
 
 CPU = torch.device("cpu")
 NR_RH_ST = DropoutPolicy(nr=SiteDropout(Case.III, 0.5), rh=SiteDropout(Case.III, 0.5))
@@ -120,11 +121,69 @@ def test_contradictions(arguments, error, message):
         (torch.randn(4, 3, 6), None, "6 features, input_size is 5"),
         (torch.randn(4, 3, 5), (torch.zeros(1, 2, 7), torch.zeros(1, 3, 7)), "h_0 must be"),
         (torch.randn(5), None, "1-D"),
+        (torch.randn(0, 3, 5), None, "no steps"),
     ],
 )
 def test_wrong_shapes(x, state, message):
     with pytest.raises(ValueError, match=message):
         StructuredLSTM(5, 7)(x, state)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_empty_batch(backend):
+    for theirs, ours in (pair(backend, **SHAPES[0]), pair(backend, **SHAPES[1])):
+        assert_equal(theirs, ours, torch.randn(3, 0, 5))
+
+
+RANDOM = DropoutPolicy(nr=SiteDropout(Case.I, 0.5), rh=SiteDropout(Case.I, 0.5))
+INSIDE = DropoutPolicy(update=SiteDropout(Case.III, 0.5), zoneout=Zoneout(0.1, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("policy", "drawn_for", "message"),
+    [
+        (NR_RH_ST, (3, 2), "the nr mask has 3 draws of 5 units, 6 steps with a draw for every 1 need 6"),
+        (DropoutPolicy(rh=NR_RH_ST.rh), (3, 2), "the rh mask has 3 draws"),
+        (RANDOM, (6, 8), "6 draws of 8 rows of 5 units, .* need 6 draws of 2 rows"),
+        (RANDOM, (1, 2), "1 draws"),
+        (INSIDE, (3, 2), "the update mask has 3 draws"),
+        (DropoutPolicy(zoneout=INSIDE.zoneout), (6, 8), r"held_h must be for 6 steps and 2 rows, is \[6, 8, 7\]"),
+    ],
+)
+def test_masks_of_another_sequence(policy, drawn_for, message):
+    lstm = StructuredLSTM(5, 7, 2, bidirectional=True, policy=policy, backend="dense")
+    with pytest.raises(ValueError, match=message):
+        lstm(torch.randn(6, 2, 5), masks=lstm.draw_masks(*drawn_for))
+
+
+def test_masks_of_another_lstm():
+    x = torch.randn(6, 2, 5)
+
+    def drawn(p=0.5, **options):
+        policy = DropoutPolicy(rh=SiteDropout(Case.III, p))
+        return StructuredLSTM(5, 7, policy=policy, backend="dense", **options).draw_masks(6, 2)
+
+    lstm = StructuredLSTM(5, 7, bidirectional=True, policy=NR_RH_ST, backend="dense")
+    for masks, message in (
+        (drawn(bidirectional=True, num_layers=2), "an entry for each of 1 layers, has 2"),
+        (drawn(), "needs an rh mask for each"),
+        ([LayerMasks(None, (*drawn()[0].rh, *drawn(p=0.9)[0].rh))], "must drop units alike"),
+        ([LayerMasks(None, (*drawn()[0].rh, None))], "must drop units alike"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lstm(x, masks=masks)
+
+
+@pytest.mark.parametrize("x", [torch.randn(8), torch.randn(1, 3, 2, 8)])
+def test_linear_takes_a_step_or_a_sequence(x):
+    with pytest.raises(ValueError, match=f"2-D .* or 3-D input, not {x.dim()}-D"):
+        StructuredLinear(8, 5)(x)
+
+
+def test_linear_refuses_the_mask_of_another_sequence():
+    linear = StructuredLinear(8, 5, policy=DropoutPolicy(output=SiteDropout("III", 0.5)), backend="compact")
+    with pytest.raises(ValueError, match="the output mask has 3 draws"):
+        linear(torch.randn(6, 2, 8), linear.draw_mask(3, 2))
 
 
 def test_linear_drops_what_the_policy_says():

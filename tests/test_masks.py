@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from structured_dropout import Case, Packing, SiteDropout, UnitMask
-from structured_dropout.masks import draw
+from structured_dropout import Case, ElementMask, Packing, SiteDropout, UnitMask
+from structured_dropout.masks import check_fit, draw
 
 STEPS, BATCH, UNITS = 12, 6, 64
 
@@ -77,6 +77,53 @@ def test_a_seed_gives_the_same_units_whatever_else_is_drawn():
     second = draw(site, generator=torch.Generator().manual_seed(7), **arguments)
     assert torch.equal(first.indices, second.indices)
     assert torch.equal(first.offsets, second.offsets)
+
+
+@pytest.mark.parametrize("sampling", ["bernoulli", "exact"])
+def test_a_seed_gives_the_same_units_whatever_torchs_defaults_are(sampling):
+    def drawn():
+        like = torch.empty(0, dtype=torch.float32, device="cpu")
+        generator = torch.Generator().manual_seed(7)
+        site = SiteDropout("III", 0.5, sampling=sampling)
+        return draw(site, steps=5, batch=2, units=30, like=like, generator=generator)
+
+    expected = drawn()
+    for default, value in (
+        (torch.set_default_dtype, torch.float64),
+        (torch.set_default_dtype, torch.bfloat16),
+        (torch.set_default_device, "meta"),
+    ):
+        default(value)
+        try:
+            found = drawn()
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+        assert torch.equal(found.indices, expected.indices)
+        assert torch.equal(found.offsets, expected.offsets)
+
+
+INDICES = torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32)
+OFFSETS = torch.tensor([0, 2, 2, 5])
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            UnitMask(INDICES, OFFSETS, 2, 5, 2.0),
+            "3 draws of 5 units, 3 steps with a draw for every 2 need 2 draws of 5 units",
+        ),
+        (UnitMask(INDICES, OFFSETS, 1, 6, 2.0), "3 draws of 6 units"),
+        (UnitMask(INDICES.long(), OFFSETS, 1, 5, 2.0), "must have int32 indices .* of torch.int64"),
+        (UnitMask(INDICES[1:], OFFSETS, 1, 5, 2.0), "its 5 kept units, has 4"),
+        (ElementMask(torch.ones(3, 8, 5), 1), "3 draws of 8 rows of 5 units, .* need 3 draws of 2 rows of 5 units"),
+        (ElementMask(torch.ones(1, 2, 5), 1), "1 draws of 2 rows of 5 units, .* every 1 need 3 draws"),
+    ],
+)
+def test_a_mask_that_does_not_fit(mask, message):
+    with pytest.raises(ValueError, match=f"the nr mask .*{message}"):
+        check_fit("nr", mask, Packing.padded(3, 2), 5)
 
 
 def test_masks_follow_absolute_time_in_packed_sequences():

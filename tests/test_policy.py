@@ -18,6 +18,7 @@ def test_redraw_every_is_a_scale_between_the_cases():
     assert SiteDropout(Case.III, 0.5, 5).steps_per_draw(35) == 5
     assert SiteDropout(Case.III, 0.5, 50).steps_per_draw(35) == 35
     assert SiteDropout(Case.III, 0.5, "sequence").steps_per_draw(35) == 35
+    assert SiteDropout(Case.III, 0.5, "sequence").steps_per_draw(0) == 1
 
 
 def test_one_rate_a_layer():

@@ -4,7 +4,7 @@ namespace structured_dropout {
 namespace {
 
 StepMask nothing_dropped(const Sequence& sequence, int64_t units) {
-  return {sequence, Draws(units), std::max<int64_t>(sequence.steps(), 1), 1};
+  return {sequence, Draws(units), sequence.steps(), 1};
 }
 
 StepMask input_mask(const Sequence& sequence, int64_t units, const LayerMasks& masks) {

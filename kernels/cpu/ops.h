@@ -1,4 +1,5 @@
-// The operators of torch.ops.structured_dropout; ops.cpp has their schemas, structured_dropout/backends/cpu.py their autograd.
+// The operators of torch.ops.structured_dropout; ops.cpp has their schemas, structured_dropout/backends/cpu_ops.py their
+// autograd.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -6,6 +6,7 @@ Sequence::Sequence(const at::Tensor& batch_sizes) : first_{0} {
   TORCH_CHECK(batch_sizes.dim() == 1 && batch_sizes.scalar_type() == at::kLong && batch_sizes.is_cpu(),
               "batch_sizes must be a 1-d int64 CPU tensor, got ", batch_sizes.toString(), " of shape ",
               batch_sizes.sizes());
+  TORCH_CHECK(batch_sizes.numel() > 0, "the sequence has no steps");
   const at::Tensor sizes = batch_sizes.contiguous();
   for (int64_t t = 0; t < sizes.numel(); ++t) {
     const int64_t size = sizes.const_data_ptr<int64_t>()[t];

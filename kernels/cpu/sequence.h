@@ -13,7 +13,7 @@
 namespace structured_dropout {
 
 // A sequence packed by time, as in torch's PackedSequence: step t owns size(t) consecutive rows, the first ones of the
-// batch; sizes never grow.
+// batch; sizes never grow, and there is a step.
 class Sequence {
  public:
   explicit Sequence(const at::Tensor& batch_sizes);
@@ -22,7 +22,7 @@ class Sequence {
   int64_t rows() const { return first_.back(); }
   int64_t first(int64_t t) const { return first_[t]; }
   int64_t size(int64_t t) const { return first_[t + 1] - first_[t]; }
-  int64_t batch() const { return steps() ? size(0) : 0; }
+  int64_t batch() const { return size(0); }
 
  private:
   std::vector<int64_t> first_;

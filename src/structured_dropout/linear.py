@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from structured_dropout import backends
-from structured_dropout.masks import Mask, Packing, draw
+from structured_dropout.masks import Mask, Packing, check_fit, draw
 from structured_dropout.policy import DropoutPolicy
 
 
@@ -40,16 +40,22 @@ class StructuredLinear(nn.Linear):
         """Mask, scale and project input [steps, batch, in_features]; the mask is drawn here if None.
 
         Input [batch, in_features] is one step.
+
+        Raises:
+            ValueError: the input has other dimensions or features, or the mask does not fit it.
         """
+        if input.dim() not in (2, 3):
+            raise ValueError(f"StructuredLinear takes a 2-D (one step) or 3-D input, not {input.dim()}-D")
         if input.dim() == 2:
             return self(input.unsqueeze(0), mask).squeeze(0)  # type: ignore[no-any-return]
         steps, batch, features = input.shape
         if features != self.in_features:
             raise ValueError(f"the input has {features} features, in_features is {self.in_features}")
+        packing = Packing.padded(steps, batch)
+        check_fit("output", mask, packing, features)
         mask = self.draw_mask(steps, batch) if mask is None else mask
         backend = backends.get(backends.resolve(self.backend, self.policy, input.device, input.dtype))
-        rows = input.reshape(steps * batch, features)
-        y = backend.linear(rows, self.weight, self.bias, mask, Packing.padded(steps, batch))
+        y = backend.linear(input.reshape(steps * batch, features), self.weight, self.bias, mask, packing)
         return y.view(steps, batch, self.out_features)
 
     def draw_mask(self, steps: int, batch: int) -> Mask | None:

@@ -83,6 +83,9 @@ class StructuredLSTM(nn.LSTM):
             input: [T, B, input_size], [B, T, input_size] with batch_first, [T, input_size] unbatched, or packed.
             hx: (h_0, c_0), each [num_layers * directions, B, hidden_size]; zeros if None.
             masks: one entry a layer, as ``draw_masks`` returns; drawn here if None.
+
+        Raises:
+            ValueError: the sequence has no steps, or shapes or masks do not fit.
         """
         if isinstance(input, PackedSequence):
             packing = Packing(tuple(input.batch_sizes.tolist()))
@@ -100,10 +103,13 @@ class StructuredLSTM(nn.LSTM):
             hx = hx and (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         elif self.batch_first:
             input = input.transpose(0, 1)
-        steps, batch, _ = input.shape
+        steps, batch, features = input.shape
+        if steps == 0:
+            raise ValueError("the sequence has no steps")
         state = self._state(hx, input, batch)
-        y, state = self._layers(input.reshape(steps * batch, -1), state, masks, Packing.padded(steps, batch))
-        y = y.view(steps, batch, -1)
+        rows = input.reshape(steps * batch, features)
+        y, state = self._layers(rows, state, masks, Packing.padded(steps, batch))
+        y = y.view(steps, batch, self._directions * self.hidden_size)
         if unbatched:
             return y.squeeze(1), (state[0].squeeze(1), state[1].squeeze(1))
         return y.transpose(0, 1) if self.batch_first else y, state
@@ -124,8 +130,7 @@ class StructuredLSTM(nn.LSTM):
 
         masks = []
         for layer in range(self.num_layers):
-            inputs = self.input_size if layer == 0 else self.hidden_size * self._directions
-            nr = site(policy.nr, units=inputs, layer=layer)
+            nr = site(policy.nr, units=self._inputs(layer), layer=layer)
             rh = tuple(site(policy.rh, units=self.hidden_size, layer=layer) for _ in range(self._directions))
             cells = tuple(inside(layer) for _ in range(self._directions)) if policy.inside_cell else ()
             masks.append(LayerMasks(nr, rh, cells))
@@ -135,12 +140,18 @@ class StructuredLSTM(nn.LSTM):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
+    def _inputs(self, layer: int) -> int:
+        return self.input_size if layer == 0 else self.hidden_size * self._directions
+
     def _layers(
         self, x: Tensor, state: State, masks: list[LayerMasks] | None, packing: Packing
     ) -> tuple[Tensor, State]:
         name = backends.resolve(self.backend, self.policy, x.device, x.dtype)
         backend = backends.get(name)
-        masks = self.draw_masks(packing.steps, packing.batch) if masks is None else masks
+        if masks is None:
+            masks = self.draw_masks(packing.steps, packing.batch)
+        else:
+            self._check(masks, packing)
         d = self._directions
         h_n, c_n = [], []
         for layer in range(self.num_layers):
@@ -151,6 +162,12 @@ class StructuredLSTM(nn.LSTM):
             h_n.append(h)
             c_n.append(c)
         return x, (torch.cat(h_n), torch.cat(c_n))
+
+    def _check(self, masks: list[LayerMasks], packing: Packing) -> None:
+        if len(masks) != self.num_layers:
+            raise ValueError(f"masks must have an entry for each of {self.num_layers} layers, has {len(masks)}")
+        for layer, own in enumerate(masks):
+            own.check_fit(packing, self._inputs(layer), self.hidden_size, self._directions)
 
     def _layer_weights(self, layer: int) -> tuple[Weights, ...]:
         suffixes = [f"_l{layer}", f"_l{layer}_reverse"][: self._directions]

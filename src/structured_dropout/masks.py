@@ -141,6 +141,33 @@ class ElementMask:
 Mask = UnitMask | ElementMask
 
 
+def check_fit(name: str, mask: Mask | None, packing: Packing, units: int) -> None:
+    """Check a mask that a caller made against the sequence; that its indices ascend is taken on trust.
+
+    Raises:
+        ValueError: other draws, units or (random masks) batch than the sequence needs, or indices that contradict
+            themselves.
+    """
+    if mask is None:
+        return
+    draws = len(packing.draw_bounds(mask.steps_per_draw)) - 1
+    if isinstance(mask, UnitMask):
+        found, needed = {"draws": mask.draws, "units": mask.units}, {"draws": draws, "units": units}
+    else:
+        found = dict(zip(("draws", "rows", "units"), mask.values.shape, strict=True))
+        needed = {"draws": draws, "rows": packing.batch, "units": units}
+    if found != needed:
+        has, need = (" of ".join(f"{n} {what}" for what, n in size.items()) for size in (found, needed))
+        raise ValueError(
+            f"the {name} mask has {has}, {packing.steps} steps with a draw for every {mask.steps_per_draw} need {need}"
+        )
+    if isinstance(mask, UnitMask) and (mask.indices.dtype != torch.int32 or mask.bounds[-1] != len(mask.indices)):
+        raise ValueError(
+            f"the {name} mask must have int32 indices for its {mask.bounds[-1]} kept units, "
+            f"has {len(mask.indices)} of {mask.indices.dtype}"
+        )
+
+
 def draw(
     site: SiteDropout | None,
     *,
@@ -161,19 +188,19 @@ def draw(
     if site is None or p == 0:
         return None
     steps_per_draw = site.steps_per_draw(steps)
-    draws = -(-steps // steps_per_draw) if steps else 0
+    draws = -(-steps // steps_per_draw)
     scale = 1 / (1 - p)
     if not site.case.structured:
         # rand and a comparison: on the CPU bernoulli_, which F.dropout uses, takes four times as long
         values = torch.rand(draws, batch, units, dtype=like.dtype, device=like.device)
         return ElementMask(values.ge_(p).mul_(scale), steps_per_draw)
-    noise = torch.rand(draws, units, generator=generator)
+    noise = torch.rand(draws, units, generator=generator, dtype=torch.float32, device="cpu")
     if site.sampling == "exact":
-        keep = torch.zeros(draws, units, dtype=torch.bool)
+        keep = torch.zeros(draws, units, dtype=torch.bool, device="cpu")
         keep.scatter_(1, noise.argsort(dim=1)[:, : round((1 - p) * units)], True)
     else:
         keep = noise >= p
-    offsets = torch.zeros(draws + 1, dtype=torch.int64)
+    offsets = torch.zeros(draws + 1, dtype=torch.int64, device="cpu")
     torch.cumsum(keep.sum(dim=1), dim=0, out=offsets[1:])
     indices = keep.nonzero()[:, 1].to(torch.int32)
     return UnitMask(indices, offsets, steps_per_draw, units, scale).to(like.device)
@@ -192,7 +219,7 @@ def draw_held(
         return None
     if expectation:
         return like.new_full((1, 1, 1), p).expand(steps, 1, 1)
-    return torch.empty(steps, batch, units, dtype=like.dtype, device=like.device).bernoulli_(p)
+    return torch.rand(steps, batch, units, dtype=like.dtype, device=like.device).lt_(p)  # as in draw, not bernoulli_
 
 
 def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packing) -> Tensor:

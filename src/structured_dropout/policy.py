@@ -79,7 +79,8 @@ class SiteDropout:
 
     def steps_per_draw(self, steps: int) -> int:
         """How many of ``steps`` time steps one draw serves."""
-        return steps if self.redraw_every == "sequence" else min(int(self.redraw_every or 1), max(steps, 1))
+        most = max(steps, 1)
+        return most if self.redraw_every == "sequence" else min(int(self.redraw_every or 1), most)
 
     def check_layers(self, layers: int) -> None:
         """Raise ValueError unless there is one rate for all layers or one for each."""

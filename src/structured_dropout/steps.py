@@ -13,7 +13,8 @@ from torch import Tensor
 
 from structured_dropout import backends
 from structured_dropout.backends.interface import Products
-from structured_dropout.masks import Mask, Packing
+from structured_dropout.derivatives import first_only
+from structured_dropout.masks import Mask, Packing, check_fit
 from structured_dropout.phases import phase
 
 
@@ -23,19 +24,44 @@ class StepLinear:
     Args:
         weight, bias: [out, in] and [out]; bias may be None.
         mask: drawn ahead for the whole sequence; None if nothing is dropped.
-        steps: of the sequence; one that is never called, or whose y is not used, contributes nothing to WG.
+        steps, batch: of the sequence; a step that is never called, or whose y is not used, contributes nothing to WG.
         backend: the name of the backend, as ``backends.resolve`` returned it.
+
+    Raises:
+        ValueError: the mask does not fit.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, mask: Mask | None, steps: int, backend: str) -> None:
-        self._sequence = _Sequence(backends.get(backend), mask, steps)
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, mask: Mask | None, steps: int, batch: int, backend: str
+    ) -> None:
+        check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
+        self._products, self._mask = backends.get(backend), mask
         self._weight, self._bias = weight.detach(), None if bias is None else bias.detach()
-        self._anchor: Tensor = _WeightGradient.apply(weight, bias, self._sequence)  # type: ignore[no-untyped-call]
+        notes = _WeightGradient.apply(weight, bias, mask, steps, batch, self._products)  # type: ignore[no-untyped-call]
+        self._notes = dict(enumerate(zip(notes[::2], notes[1::2], strict=True)))
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """y [batch, out] for x [batch, in]."""
-        y: Tensor = _Step.apply(x, self._anchor, self._weight, self._bias, self._sequence, step)  # type: ignore[no-untyped-call]
+        """y [batch, out] for x [batch, in].
+
+        Raises:
+            ValueError: the sequence has no such step, or it was called before.
+        """
+        notes = self._notes.pop(step, None)
+        if notes is None:
+            raise ValueError(f"step {step} was called before, or is not one of the sequence")
+        mask = None if self._mask is None else self._mask.at(step)
+        y: Tensor = _Step.apply(x, *notes, self._weight, self._bias, mask, self._products)  # type: ignore[no-untyped-call]
         return y
+
+
+def note(like: Tensor, *shape: int) -> Tensor:
+    """A tensor of this shape in the memory of one number, whose value nobody reads.
+
+    A function hands notes out for what it needs of the steps that take them, and each step's backward returns that as
+    the gradient of its note. So autograd brings the function's backward what the steps of this very backward left,
+    after all of them, and zeros for the others.
+    """
+    return like.new_empty_strided(shape, (0,) * len(shape))
 
 
 def lstm_cell(c: Tensor, *gates: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,63 +75,54 @@ def lstm_cell(c: Tensor, *gates: Tensor) -> tuple[Tensor, Tensor]:
     return h, c
 
 
-class _Sequence:
-    """What the steps of one sequence share; the backward leaves (x, dy) of each step here for WG."""
-
-    def __init__(self, products: Products, mask: Mask | None, steps: int) -> None:
-        self.products, self.mask, self.steps = products, mask, steps
-        self.seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def mask_at(self, step: int) -> Mask | None:
-        return None if self.mask is None else self.mask.at(step)
-
-
 class _WeightGradient(torch.autograd.Function):
-    """Hands out an anchor that every step hangs on, so that its backward runs after all of theirs."""
+    """Hands out notes for x and dy of each step, by turns."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, sequence: _Sequence) -> Tensor:
-        ctx.sequence = sequence
-        return weight.new_empty(())
+    def forward(
+        ctx: Any, weight: Tensor, bias: Tensor | None, mask: Mask | None, steps: int, batch: int, products: Products
+    ) -> tuple[Tensor, ...]:
+        ctx.rest = products, mask, Packing.padded(steps, batch)
+        return tuple(note(weight, batch, size) for _ in range(steps) for size in reversed(weight.shape))
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        sequence, seen = ctx.sequence, ctx.sequence.seen
-        if not seen:
-            return None, None, None
+    def backward(ctx: Any, *notes: Tensor) -> tuple[Tensor | None, ...]:
+        products, mask, packing = ctx.rest
         with phase("wg"):
-            unused = tuple(torch.zeros_like(part) for part in next(iter(seen.values())))
-            x, dy = (
-                torch.cat(parts) for parts in zip(*(seen.get(t, unused) for t in range(sequence.steps)), strict=True)
-            )
-            packing = Packing.padded(sequence.steps, len(unused[0]))
-            dweight = sequence.products.wg(dy, x, sequence.mask, packing)
+            x, dy = torch.cat(notes[::2]), torch.cat(notes[1::2])
+            dweight = products.wg(dy, x, mask, packing)
             dbias = dy.sum(dim=0) if ctx.needs_input_grad[1] else None
-        seen.clear()
-        return dweight, dbias, None
+        return dweight, dbias, None, None, None, None
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, sequence: _Sequence, step: int
+        ctx: Any,
+        x: Tensor,
+        x_note: Tensor,
+        dy_note: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: Mask | None,
+        products: Products,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.rest = sequence, step
+        ctx.rest = products, mask
         with phase("fp"):
-            y = sequence.products.fp(x, weight, sequence.mask_at(step), Packing.padded(1, len(x)))
+            y = products.fp(x, weight, mask, Packing.padded(1, len(x)))
             return y if bias is None else y.add_(bias)
 
     @staticmethod
+    @first_only
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        sequence, step = ctx.rest
-        sequence.seen[step] = (x, dy)
+        products, mask = ctx.rest
         dx = None
         if ctx.needs_input_grad[0]:
             with phase("bp"):
-                dx = sequence.products.bp(dy, weight, sequence.mask_at(step), Packing.padded(1, len(x)))
-        return dx, None, None, None, None, None
+                dx = products.bp(dy, weight, mask, Packing.padded(1, len(x)))
+        return dx, x, dy, None, None, None, None
 
 
 class _Cell(torch.autograd.Function):
@@ -128,6 +145,7 @@ class _Cell(torch.autograd.Function):
         return h, c_after
 
     @staticmethod
+    @first_only
     def backward(ctx: Any, dh: Tensor, dc: Tensor) -> tuple[Tensor, ...]:
         total, c, tanh_c = ctx.saved_tensors
         sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward

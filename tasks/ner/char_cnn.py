@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from structured_dropout.backends.cpu_build import load_kernels
 from structured_dropout.backends.cpu_ops import ops
+from structured_dropout.derivatives import first_only
 from tasks.ner.vocabulary import PAD
 
 _log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class _ConvolveAndMax(torch.autograd.Function):
         return highest
 
     @staticmethod
+    @first_only
     def backward(ctx: Any, dhighest: Tensor) -> tuple[Tensor, Tensor, None]:
         return *ops.char_cnn_bp(dhighest, *ctx.saved_tensors), None
 
@@ -88,8 +90,8 @@ class _ConvolveAndMax(torch.autograd.Function):
 class _MaxOverWindows(torch.autograd.Function):
     """The maximum over the rows of each word, y [windows, features] to [words, features].
 
-    The gradient goes to the maximum, in equal parts where there are several, as in ``torch.amax``. torch's own
-    segment and scatter reductions compute this too, but their backward takes several times as long.
+    The gradient goes to the first maximum, as in the kernel. torch's own segment and scatter reductions share it among
+    equal ones, in a backward that takes several times as long.
     """
 
     @staticmethod
@@ -103,6 +105,8 @@ class _MaxOverWindows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dhighest: Tensor) -> tuple[Tensor, None]:
         y, word, highest = ctx.saved_tensors
-        chosen = (y == highest.index_select(0, word)).to(y.dtype)
-        count = torch.zeros_like(highest).index_add_(0, word, chosen)
-        return chosen.mul_((dhighest / count).index_select(0, word)), None
+        row = torch.arange(len(y), device=y.device).unsqueeze(1)
+        reached = row.where(~(y < highest.index_select(0, word)), len(y))  # in a word of NaN by all rows
+        first = torch.full_like(highest, len(y), dtype=torch.int64)
+        first.scatter_reduce_(0, word.unsqueeze(1).expand_as(y), reached, "amin")
+        return torch.zeros_like(y).scatter_(0, first, dhighest), None

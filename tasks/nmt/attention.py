@@ -14,9 +14,10 @@ from onmt.utils.misc import sequence_mask
 from torch import Tensor
 
 from structured_dropout import backends
+from structured_dropout.derivatives import first_only
 from structured_dropout.masks import Packing
 from structured_dropout.phases import phase
-from structured_dropout.steps import StepLinear
+from structured_dropout.steps import StepLinear, note
 from tasks.nmt.masks import Masks, factors
 
 
@@ -45,68 +46,55 @@ class Attention:
             .contiguous()
             for weight in (attn.linear_in.weight.t(), w_context)
         )
-        self._memory = _Memory(keys.detach(), values.detach(), ~sequence_mask(lengths, src_len).unsqueeze(1))
-        self._anchor: Tensor = _MemoryGradient.apply(keys, values, self._memory)
-        self._from_query = StepLinear(w_query.contiguous(), None, masks.query and masks.query.applied(), steps, backend)
+        self._memory = keys.detach(), values.detach(), ~sequence_mask(lengths, src_len).unsqueeze(1)
+        self._notes: tuple[Tensor, ...] = _MemoryGradient.apply(keys, values, steps)
+        query_mask = masks.query and masks.query.applied()
+        self._from_query = StepLinear(w_query.contiguous(), None, query_mask, steps, batch, backend)
         self._keep = factors(masks.query, steps, batch, hidden, memory)
 
     def __call__(self, h: Tensor, step: int) -> Tensor:
         """[batch, hidden] for the decoder's last hidden state h [batch, hidden]."""
         if self._keep is not None:
             h = h * self._keep[step]
-        context: Tensor = _Read.apply(h, self._anchor, self._memory)
+        context: Tensor = _Read.apply(h, *self._memory, *self._notes[4 * step : 4 * step + 4])
         return torch.tanh(context + self._from_query(h, step))
 
 
-class _Memory:
-    """Keys and values [batch, src_len, hidden], and what the steps' backward leaves for their gradients."""
-
-    def __init__(self, keys: Tensor, values: Tensor, padding: Tensor) -> None:
-        self.keys, self.values, self.padding = keys, values, padding
-        self.seen: list[tuple[Tensor, ...]] = []
-
-
 class _MemoryGradient(torch.autograd.Function):
-    """Hands out an anchor that every step hangs on, so that its backward runs after all of theirs."""
+    """Hands out notes for dscores, query, weights and dcontext of each step, by turns."""
 
     @staticmethod
-    def forward(ctx: Any, keys: Tensor, values: Tensor, memory: _Memory) -> Tensor:
-        ctx.memory = memory
-        return keys.new_empty(())
+    def forward(ctx: Any, keys: Tensor, values: Tensor, steps: int) -> tuple[Tensor, ...]:
+        batch, src_len, hidden = keys.shape
+        return tuple(note(keys, batch, 1, size) for _ in range(steps) for size in (src_len, hidden) * 2)
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        if not ctx.memory.seen:
-            return None, None, None
+    def backward(ctx: Any, *notes: Tensor) -> tuple[Tensor, Tensor, None]:
         with phase("bp"):
-            dscores, queries, weights, dcontexts = (
-                torch.cat(parts, dim=1) for parts in zip(*ctx.memory.seen, strict=True)
-            )
-            dkeys, dvalues = dscores.transpose(1, 2) @ queries, weights.transpose(1, 2) @ dcontexts
-        ctx.memory.seen.clear()
-        return dkeys, dvalues, None
+            dscores, queries, weights, dcontexts = (torch.cat(notes[i::4], dim=1) for i in range(4))
+            return dscores.transpose(1, 2) @ queries, weights.transpose(1, 2) @ dcontexts, None
 
 
 class _Read(torch.autograd.Function):
-    """softmax(h keys^T) values: [batch, hidden] for h [batch, hidden]."""
+    """softmax(h keys^T) values: [batch, hidden] for h [batch, hidden], keys and values [batch, src_len, hidden]."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, anchor: Tensor, memory: _Memory) -> Tensor:
+    def forward(ctx: Any, h: Tensor, keys: Tensor, values: Tensor, padding: Tensor, *notes: Tensor) -> Tensor:
+        h = h.unsqueeze(1)
         with phase("fp"):
-            scores = h.unsqueeze(1) @ memory.keys.transpose(1, 2)
-            weights = scores.masked_fill_(memory.padding, -torch.inf).softmax(dim=2)
-            context = weights @ memory.values
-        ctx.save_for_backward(h, weights)
-        ctx.memory = memory
+            scores = h @ keys.transpose(1, 2)
+            weights = scores.masked_fill_(padding, -torch.inf).softmax(dim=2)
+            context = weights @ values
+        ctx.save_for_backward(h, weights, keys, values)
         return context.squeeze(1)
 
     @staticmethod
-    def backward(ctx: Any, dcontext: Tensor) -> tuple[Tensor, None, None]:
-        h, weights = ctx.saved_tensors
+    @first_only
+    def backward(ctx: Any, dcontext: Tensor) -> tuple[Tensor | None, ...]:
+        h, weights, keys, values = ctx.saved_tensors
         with phase("bp"):
             dcontext = dcontext.unsqueeze(1)
-            dweights = dcontext @ ctx.memory.values.transpose(1, 2)
+            dweights = dcontext @ values.transpose(1, 2)
             dscores = torch.ops.aten._softmax_backward_data(dweights, weights, 2, weights.dtype)
-            dh = dscores @ ctx.memory.keys
-        ctx.memory.seen.append((dscores, h.unsqueeze(1), weights, dcontext))
-        return dh.squeeze(1), None, None
+            dh = dscores @ keys
+        return dh.squeeze(1), None, None, None, dscores, h, weights, dcontext

@@ -47,13 +47,13 @@ def unroll(
         Packing.padded(steps, batch),
     )
     from_words = from_words.view(steps, batch, -1).unbind()
-    from_feed = StepLinear(w_feed, None, masks.output and masks.output.applied(), steps, backend)
+    from_feed = StepLinear(w_feed, None, masks.output and masks.output.applied(), steps, batch, backend)
     from_below = [
-        StepLinear(layer.weight_ih, layer.bias_ih + layer.bias_hh, mask, steps, backend)
+        StepLinear(layer.weight_ih, layer.bias_ih + layer.bias_hh, mask, steps, batch, backend)
         for layer, mask in zip(others, masks.nr[1:], strict=True)
     ]
     from_before = [
-        StepLinear(layer.weight_hh, None, mask, steps, backend)
+        StepLinear(layer.weight_hh, None, mask, steps, batch, backend)
         for layer, mask in zip(decoder.rnn.layers, masks.rh, strict=True)
     ]
     attention = Attention(decoder.attn, memory, lengths, masks, steps, backend)

@@ -59,6 +59,8 @@ class Windows:
         return (len(self.stream) // self.batch - 1) // self.bptt
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
         return _window(self.stream, self.batch, i * self.bptt, (i + 1) * self.bptt)
 
 
@@ -84,6 +86,8 @@ class VariableWindows:
         return len(self._bounds) - 1
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
         return _window(self.stream, self.batch, self._bounds[i], self._bounds[i + 1])
 
     @cached_property

@@ -102,6 +102,31 @@ def test_the_character_cnn_is_a_grouped_convolution(width, filters, one_pass, mo
     assert torch.equal(cnn(torch.tensor(characters), windows).isnan().all(dim=1), spelled_with_2)
 
 
+def test_of_equal_windows_the_first_has_the_gradient():
+    """In one pass and by torch's products; whole numbers, so that windows are equal exactly."""
+    if not char_cnn._has_kernels():
+        pytest.skip("the kernels cannot be built here")
+    torch.manual_seed(0)
+    cnn = CharCNN(5, size=4, filters=6, width=WIDTH, dropout=0.0)
+    windows = torch.tensor([3, 1, 9, 5])
+    x = torch.randint(2, (18 + WIDTH - 1, 4)).float()
+    cnn.weight.data = torch.randint(-1, 2, cnn.weight.shape).float()
+    dy = torch.randn(4, 24)
+    results = []
+    for function in (
+        lambda x: char_cnn._ConvolveAndMax.apply(x, cnn.weight, windows),
+        lambda x: char_cnn._MaxOverWindows.apply(cnn._convolve(x), windows),
+    ):
+        leaf = x.clone().requires_grad_()
+        y = function(leaf)
+        results.append([y, *torch.autograd.grad(y, (leaf, cnn.weight), dy)])
+    for kernel, products in zip(*results, strict=True):
+        torch.testing.assert_close(kernel, products)
+    leaf = x.clone().requires_grad_()
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(char_cnn._ConvolveAndMax.apply(leaf, cnn.weight, windows).sum(), leaf, create_graph=True)
+
+
 def test_a_sentence_does_not_see_its_batch():
     model = tagger().eval()
     together = model(collate(SENTENCES, WIDTH))

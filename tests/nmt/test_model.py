@@ -55,6 +55,18 @@ def test_without_dropout_it_equals_opennmts_own(backend, train):
         torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_a_backward_is_not_disturbed_by_one_for_some_of_the_parameters():
+    ours = model(NR_RH_ST, "dense")
+    logits = ours.logits(*batch())
+    loss, parameters = logits.square().sum(), list(ours.parameters())
+    expected = torch.autograd.grad(loss, parameters, retain_graph=True)
+    torch.autograd.grad(logits.sum(), ours.decoder.rnn.layers[0].weight_hh, retain_graph=True)
+    for actual, gradient in zip(torch.autograd.grad(loss, parameters, retain_graph=True), expected, strict=True):
+        torch.testing.assert_close(actual, gradient)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(loss, parameters, create_graph=True)
+
+
 def test_a_seed_gives_the_same_start_whatever_is_dropped():
     theirs, ours = model(DropoutPolicy(), "fused"), model(NR_RH_ST, "dense")
     assert type(theirs) is not type(ours)

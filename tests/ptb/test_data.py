@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from structured_dropout.experiment.errors import UsageError
-from tasks.ptb.data import Windows, load
+from tasks.ptb.data import VariableWindows, Windows, load
 
 
 def text(tmp_path, train=b"a b c\nb c\n", valid=b"a b\n", test=b"c d\n", vocabulary_size=10):
@@ -59,6 +59,14 @@ def test_windows_carry_the_text_on():
     assert windows[1][0][0].tolist() == [3, 14]
     with pytest.raises(UsageError, match="batch=8 and bptt=3 need 32"):
         Windows(stream, batch=8, bptt=3)
+
+
+@pytest.mark.parametrize("windows", [Windows(torch.arange(23), 2, 3), VariableWindows(torch.arange(90), 2, 6, 1, 1)])
+def test_windows_end(windows):
+    assert sum(1 for _ in zip(windows, range(99), strict=False)) == len(windows)
+    for i in (-1, len(windows), 500):
+        with pytest.raises(IndexError):
+            windows[i]
 
 
 def test_pydoc_is_real_english_on_every_machine():

@@ -35,7 +35,7 @@ def test_an_epoch_of_zoneout(launch, counting_text, tmp_path):
     overrides = ["dropout=zoneout", "task.rates.nr=.2", "model.init=.2", "train.clip=1", "train.epochs=1"]
     launch("task=ptb_large", *counting_text, *overrides, f"run.dir={tmp_path}")
     loss = json.loads((tmp_path / "summary.json").read_text())["metrics"]["train_loss"]
-    assert loss == pytest.approx(2.2861, abs=0.005)
+    assert loss == pytest.approx(2.2725, abs=0.005)
 
 
 def test_perplexity_counts_every_token_but_the_first():

@@ -1,18 +1,16 @@
-"""C++ kernels that skip what was dropped while they load it (kernels/cpu); a layer's whole sequence in one call.
-
-Only structured masks can be skipped: a random mask on a layer's input is multiplied in first, as in ``dense``.
-"""
+"""C++ kernels that skip what was dropped while they load it (kernels/cpu); a layer's whole sequence in one call."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from structured_dropout.backends import dense
+from structured_dropout.backends import units
 from structured_dropout.backends.cpu_build import load_kernels
 from structured_dropout.backends.cpu_ops import ops, register
-from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights, inside_cell
-from structured_dropout.masks import Mask, Packing, UnitMask
+from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights
+from structured_dropout.backends.units import or_dense
+from structured_dropout.masks import Packing, UnitMask
 from structured_dropout.phases import phase
 from structured_dropout.policy import DropoutPolicy
 
@@ -22,39 +20,33 @@ def why_not(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> 
         return "its kernels run on the CPU"
     if dtype not in (torch.float32, torch.float64):
         return f"its kernels take float32 and float64, not {dtype}: convert the model"
-    if policy.rh is not None and policy.rh.drops and not policy.rh.case.structured:
-        return f"case {policy.rh.case.value} leaves nothing to skip in the recurrent state (rh): choose dense"
-    reason = inside_cell(policy) or load_kernels()
+    reason = units.why_not(policy) or load_kernels()
     if reason is None:
         register()
     return reason
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing) -> Tensor:
-    if not isinstance(mask, UnitMask):
-        return dense.linear(x, weight, bias, mask, packing)
+@or_dense
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: UnitMask, packing: Packing) -> Tensor:
     with phase("fp"):
         y: Tensor = ops.linear_fp(x, weight, bias, *_draws(mask, packing))
     return y
 
 
-def fp(x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-    if not isinstance(mask, UnitMask):
-        return dense.fp(x, weight, mask, packing)
+@or_dense
+def fp(x: Tensor, weight: Tensor, mask: UnitMask, packing: Packing) -> Tensor:
     y: Tensor = ops.linear_fp(x, weight, None, *_draws(mask, packing))
     return y
 
 
-def bp(dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-    if not isinstance(mask, UnitMask):
-        return dense.bp(dy, weight, mask, packing)
+@or_dense
+def bp(dy: Tensor, weight: Tensor, mask: UnitMask, packing: Packing) -> Tensor:
     dx: Tensor = ops.linear_bp(dy, weight, *_draws(mask, packing))
     return dx
 
 
-def wg(dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-    if not isinstance(mask, UnitMask):
-        return dense.wg(dy, x, mask, packing)
+@or_dense
+def wg(dy: Tensor, x: Tensor, mask: UnitMask, packing: Packing) -> Tensor:
     dweight: Tensor = ops.linear_wg(x, dy, *_draws(mask, packing))[0]
     return dweight
 
@@ -66,12 +58,7 @@ def _draws(mask: UnitMask, packing: Packing) -> tuple[Tensor, Tensor, Tensor, fl
 def lstm_layer(
     x: Tensor, h_0: Tensor, c_0: Tensor, weights: tuple[Weights, ...], masks: LayerMasks, packing: Packing
 ) -> LayerOutput:
-    nr = masks.nr
-    if nr is not None and not isinstance(nr, UnitMask):
-        x, nr = nr.apply(x, packing), None
-    rh = [mask for mask in masks.rh if isinstance(mask, UnitMask)]
-    if len(rh) != sum(mask is not None for mask in masks.rh):
-        raise ValueError("the cpu backend drops the recurrent state (rh) by whole units only: choose dense")
+    x, nr, rh = units.of_layer(x, masks, packing)
     w_ih, w_hh, b_ih, b_hh = zip(*weights, strict=True)
     with phase("fp"):
         y, h_n, c_n, *_ = ops.lstm_fp(

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from structured_dropout.backends.sources import folder
+
 _NAME = "structured_dropout_cpu"
 # OpenMP for at::parallel_for's header; not linked, so that torch's own runtime is the only one.
 _FLAGS = ["-O3", "-march=native", "-std=c++20", "-fopenmp", *os.environ.get("STRUCTURED_DROPOUT_CXXFLAGS", "").split()]
@@ -40,7 +42,7 @@ def load_kernels() -> str | None:
 
 
 def _load(compiler: str) -> None:
-    sources = _sources()
+    sources = sorted(folder("cpu").iterdir())
     cache = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
     root = Path(cache) / _NAME
     library = root / f"{_fingerprint(compiler, sources)}.so"
@@ -51,22 +53,15 @@ def _load(compiler: str) -> None:
     from torch.utils import cpp_extension  # takes a second, which a finished build need not wait for
 
     root.mkdir(parents=True, exist_ok=True)
-    with _scripts_on_path(), tempfile.TemporaryDirectory(dir=root) as folder:
+    with _scripts_on_path(), tempfile.TemporaryDirectory(dir=root) as build:
         cpp_extension.load(
             _NAME,
             [str(source) for source in sources if source.suffix == ".cpp"],
             extra_cflags=_FLAGS,
-            build_directory=folder,
+            build_directory=build,
             is_python_module=False,
         )
-        os.replace(Path(folder) / f"{_NAME}.so", library)
-
-
-def _sources() -> list[Path]:
-    """The kernels' sources: inside the package in a wheel, at the top of a checkout."""
-    here = Path(__file__).resolve()
-    inside, checkout = here.parents[1] / "kernels" / "cpu", here.parents[3] / "kernels" / "cpu"
-    return sorted(path for path in (inside if inside.exists() else checkout).iterdir())
+        os.replace(Path(build) / f"{_NAME}.so", library)
 
 
 def _fingerprint(compiler: str, sources: list[Path]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structured_dropout.derivatives import first_only
 from structured_dropout.phases import phase
 
 ops = torch.ops.structured_dropout
@@ -35,6 +36,7 @@ def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, weight, indices, offsets, rows)
 
 
+@first_only
 def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, *mask = ctx.saved_tensors
     with phase("bp"):
@@ -55,6 +57,7 @@ def _lstm_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     ctx.rest = len(w_ih), len(rh_indices), bool(b_ih), nr_steps, nr_scale, rh_steps, rh_scale
 
 
+@first_only
 def _lstm_backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None) -> tuple[Any, ...]:
     x, h_0, y, gates, cells, batch_sizes, nr_indices, nr_offsets, *lists = ctx.saved_tensors
     directions, dropped, has_bias, nr_steps, nr_scale, rh_steps, rh_scale = ctx.rest

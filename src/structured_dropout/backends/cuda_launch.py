@@ -18,6 +18,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from structured_dropout.backends import sources
+
 Dim3 = tuple[int, int, int]
 Arguments = tuple[Tensor | int | float | None, ...]
 
@@ -113,7 +115,7 @@ def read_source(source: str, folder: Path | None = None) -> str:
             return ""
         seen.add(name)
         lines = [f'#line 1 "{name}"']
-        for number, line in enumerate(((folder or _folder()) / name).read_text().splitlines(), 1):
+        for number, line in enumerate(((folder or sources.folder("cuda")) / name).read_text().splitlines(), 1):
             include = re.fullmatch(r'#include "(.+)"', line)
             if include:
                 lines += [inlined(include[1]), f'#line {number + 1} "{name}"']
@@ -215,13 +217,6 @@ def _kernel(source: str, name: str, cooperative: bool, defines: tuple[str, ...])
     import cupy
 
     return cupy.RawKernel(read_source(source), name, compiler_options(defines), enable_cooperative_groups=cooperative)
-
-
-def _folder() -> Path:
-    """The kernels' sources: inside the package in a wheel, at the top of a checkout."""
-    here = Path(__file__).resolve()
-    inside, checkout = here.parents[1] / "kernels" / "cuda", here.parents[3] / "kernels" / "cuda"
-    return inside if inside.exists() else checkout
 
 
 _launcher: Launcher = CupyLauncher()

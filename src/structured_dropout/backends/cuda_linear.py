@@ -9,7 +9,7 @@ from torch import Tensor
 
 from structured_dropout.backends import cuda_layout as layout
 from structured_dropout.backends import cuda_products as products
-from structured_dropout.backends.cuda_masks import DeviceMask, check, checked_offsets, most_rows, send
+from structured_dropout.backends.cuda_masks import DeviceMask, check, most_rows, send
 from structured_dropout.backends.cuda_register import operator
 from structured_dropout.masks import Packing, UnitMask
 from structured_dropout.phases import phase
@@ -24,7 +24,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: UnitMask, packi
     Raises:
         ValueError: shapes, dtypes or devices do not fit.
     """
-    y: Tensor = ops.cuda_linear_fp(x, weight, bias, *_sent(mask, packing, weight.shape[1]))[0]
+    y: Tensor = ops.cuda_linear_fp(x, weight, bias, *_sent(mask, packing))[0]
     return y
 
 
@@ -35,20 +35,20 @@ def fp(x: Tensor, weight: Tensor, mask: UnitMask, packing: Packing) -> Tensor:
 
 def bp(dy: Tensor, weight: Tensor, mask: UnitMask, packing: Packing) -> Tensor:
     """dx [rows, in], a column-sparse output (figure 2b)."""
-    dx: Tensor = ops.cuda_linear_bp(dy, _by_unit(weight), *_sent(mask, packing, weight.shape[1]))
+    dx: Tensor = ops.cuda_linear_bp(dy, _by_unit(weight), *_sent(mask, packing))
     return dx
 
 
 def wg(dy: Tensor, x: Tensor, mask: UnitMask, packing: Packing) -> Tensor:
     """dweight [out, in], to which a step contributes only where it kept the unit (figure 2c)."""
-    dweight: Tensor = ops.cuda_linear_wg(x, dy, *_sent(mask, packing, x.shape[1]))[0]
+    dweight: Tensor = ops.cuda_linear_wg(x, dy, *_sent(mask, packing))[0]
     return dweight
 
 
-def _sent(mask: UnitMask, packing: Packing, units: int) -> _Mask:
+def _sent(mask: UnitMask, packing: Packing) -> _Mask:
     """The mask as the operators take it."""
     bounds = torch.tensor(packing.draw_bounds(mask.steps_per_draw))
-    offsets, rows = send(mask.indices.device, checked_offsets("input", mask, packing, units), bounds)
+    offsets, rows = send(mask.indices.device, mask.offsets, bounds)
     return mask.indices, offsets, rows, most_rows(packing, mask.steps_per_draw), mask.scale
 
 

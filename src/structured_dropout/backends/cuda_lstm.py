@@ -13,7 +13,7 @@ from torch import Tensor
 
 from structured_dropout.backends import cuda_layout as layout
 from structured_dropout.backends import cuda_products as products
-from structured_dropout.backends.cuda_masks import DeviceMask, check, checked_offsets, draw_rows, most_rows, send
+from structured_dropout.backends.cuda_masks import DeviceMask, check, draw_rows, most_rows, send
 from structured_dropout.backends.cuda_recurrence import Recurrence
 from structured_dropout.backends.cuda_register import operator
 from structured_dropout.backends.interface import LayerOutput, Weights
@@ -37,9 +37,8 @@ def lstm_layer(
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or the hidden size is too large for the device.
     """
-    hidden = h_0.shape[-1]
-    of_nr = torch.empty(0, dtype=torch.int64) if nr is None else checked_offsets("nr", nr, packing, x.shape[1])
-    of_rh = [checked_offsets("rh", mask, packing, hidden) for mask in rh]
+    of_nr = torch.empty(0, dtype=torch.int64) if nr is None else nr.offsets
+    of_rh = [mask.offsets for mask in rh]
     if len(rh) == 2:
         of_rh[1] = of_rh[1] + len(rh[0].indices)
     first, nr_offsets, rh_offsets = send(x.device, torch.tensor(packing.bounds), of_nr, torch.cat([of_nr[:0], *of_rh]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from structured_dropout.masks import Packing, UnitMask
+from structured_dropout.masks import Packing
 
 
 @dataclass(frozen=True)
@@ -56,26 +56,6 @@ def send(device: torch.device, *numbers: Tensor) -> list[Tensor]:
         return list(numbers)
     together = torch.cat(numbers).pin_memory().to(device, non_blocking=True)
     return list(torch.split(together, [len(part) for part in numbers]))
-
-
-def checked_offsets(name: str, mask: UnitMask, packing: Packing, units: int) -> Tensor:
-    """The mask's offsets, if it fits the sequence and the dimension; ascending indices are taken on trust.
-
-    Raises:
-        ValueError: it does not.
-    """
-    draws = len(packing.draw_bounds(mask.steps_per_draw)) - 1
-    if mask.units != units or mask.draws != draws:
-        raise ValueError(
-            f"the {name} mask has {mask.draws} draws of {mask.units} units, "
-            f"{packing.steps} steps with a draw for every {mask.steps_per_draw} of {units} units need {draws}"
-        )
-    if mask.indices.dtype != torch.int32 or mask.bounds[-1] != len(mask.indices):
-        raise ValueError(
-            f"the {name} mask must have int32 indices for its {mask.bounds[-1]} kept units, "
-            f"has {len(mask.indices)} of {mask.indices.dtype}"
-        )
-    return mask.offsets
 
 
 def check(name: str, tensor: Tensor, like: Tensor, shape: Sequence[int | None]) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structured_dropout.derivatives import first_only
+
 _library: Any = torch.library.Library("structured_dropout", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
@@ -53,6 +55,7 @@ def _differentiable(op: Any, context: Callable[..., None], backward: Callable[..
             return output
 
         @staticmethod
+        @first_only
         def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
             return None, *_flat(backward(ctx, *gradients))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from structured_dropout.masks import Mask, Packing
+from structured_dropout.masks import Mask, Packing, UnitMask, check_fit
 from structured_dropout.policy import DropoutPolicy
 
 
@@ -38,6 +38,28 @@ class LayerMasks(NamedTuple):
     nr: Mask | None
     rh: tuple[Mask | None, ...]
     inside: tuple[CellMasks, ...] = ()
+
+    def check_fit(self, packing: Packing, inputs: int, hidden: int, directions: int) -> None:
+        """Raise ValueError unless these are masks for a layer of these sizes over this sequence."""
+        if len(self.rh) != directions or len(self.inside) not in (0, directions):
+            raise ValueError(
+                f"a layer of {directions} directions needs an rh mask for each, and in inside one or none, "
+                f"has {len(self.rh)} and {len(self.inside)}"
+            )
+        check_fit("nr", self.nr, packing, inputs)
+        for mask in self.rh:
+            check_fit("rh", mask, packing, hidden)
+        kinds = {(mask.steps_per_draw, mask.scale) if isinstance(mask, UnitMask) else None for mask in self.rh}
+        if len(kinds) > 1:
+            raise ValueError("the rh masks of both directions must drop units alike: one steps_per_draw, one scale")
+        for cell in self.inside:
+            check_fit("cell", cell.cell, packing, hidden)
+            check_fit("update", cell.update, packing, hidden)
+            for name, held in (("held_h", cell.held_h), ("held_c", cell.held_c)):
+                if held is not None and (len(held) != packing.steps or held.shape[1] not in (1, packing.batch)):
+                    raise ValueError(
+                        f"{name} must be for {packing.steps} steps and {packing.batch} rows, is {list(held.shape)}"
+                    )
 
 
 class LayerOutput(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends.interface import LayerMasks, LayerOutput, Products, Weights
+from structured_dropout.derivatives import first_only
 from structured_dropout.masks import Mask, Packing
 from structured_dropout.phases import phase
 
@@ -116,6 +117,7 @@ class _Direction(torch.autograd.Function):
         return y, h, c
 
     @staticmethod
+    @first_only
     def backward(ctx: Any, dy: Tensor, dh_n: Tensor, dc_n: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, gates, h_before, c_before, c_after = ctx.saved_tensors
         products, nr, rh, packing, reverse = ctx.rest
@@ -142,7 +144,7 @@ class _Direction(torch.autograd.Function):
         with phase("wg"):
             dw_ih = products.wg(dgates, x, nr, packing)
             dw_hh = products.wg(dgates, h_before, rh, packing)
-            db = dgates.sum(dim=0) if ctx.needs_input_grad[6] else None
+            db = dgates.sum(dim=0) if any(ctx.needs_input_grad[6:8]) else None
         return None, dx, dh, dc, dw_ih, dw_hh, db, db, None, None, None, None
 
 
