@@ -25,7 +25,8 @@ class StructuredLSTM(nn.LSTM):
     In training the input of each layer (nr) and the recurrent state (rh) are dropped as ``policy`` says, masked
     once and only once: layer 0's input included, the output of the last layer not. Masks are drawn anew for each
     call. In eval mode, or without dropout, the result equals nn.LSTM's to float tolerance, zoneout's excepted, which
-    stays on as its expectation.
+    stays on as its expectation. Only the fused backend, and dense where a regularizer is inside the cell, have
+    second derivatives; with the others a backward with ``create_graph=True`` raises.
 
     Args:
         policy: what to drop; its ``output`` site is the caller's to draw. Without a policy ``dropout`` means what
