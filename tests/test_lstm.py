@@ -201,3 +201,26 @@ def test_a_module_can_be_copied():
     lstm = StructuredLSTM(5, 7, policy=NR_RH_ST, backend="dense")
     x = torch.randn(4, 3, 5)
     torch.testing.assert_close(copy.deepcopy(lstm).eval()(x)[0], lstm.eval()(x)[0])
+
+
+def test_a_compiled_model_runs_ours_as_it_is():
+    policy = DropoutPolicy(nr=SiteDropout(Case.III, 0.5), output=SiteDropout(Case.III, 0.5))
+    model = nn.Sequential(nn.Tanh(), StructuredLSTM(7, 12, policy=policy))
+    compiled = torch.compile(model, backend="aot_eager")
+    for steps, batch in ((5, 4), (6, 8)):
+        x = torch.randn(steps, batch, 7)
+        gradients = []
+        for either in (model, compiled):
+            torch.manual_seed(0)
+            model.zero_grad()
+            either(x)[0].sum().backward()
+            gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+        assert all(map(torch.equal, *gradients))
+
+
+def test_a_printed_model_says_what_is_dropped():
+    text = repr(StructuredLSTM(3, 4, policy=NR_RH_ST, backend="dense"))
+    assert text.startswith("StructuredLSTM(3, 4, policy=DropoutPolicy(nr=SiteDropout(")
+    assert "rh=SiteDropout(" in text
+    assert "zoneout" not in text
+    assert text.endswith("backend='dense')")

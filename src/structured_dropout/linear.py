@@ -36,6 +36,7 @@ class StructuredLinear(nn.Linear):
         self.generator = generator
         backends.check(backend, self.policy, self.weight.device, self.weight.dtype)  # an impossible choice fails here
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as in StructuredLSTM
     def forward(self, input: Tensor, mask: Mask | None = None) -> Tensor:
         """Mask, scale and project input [steps, batch, in_features]; the mask is drawn here if None.
 
@@ -57,6 +58,9 @@ class StructuredLinear(nn.Linear):
         backend = backends.get(backends.resolve(self.backend, self.policy, input.device, input.dtype))
         y = backend.linear(input.reshape(steps * batch, features), self.weight, self.bias, mask, packing)
         return y.view(steps, batch, self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, policy={self.policy}, backend={self.backend!r}"
 
     def draw_mask(self, steps: int, batch: int) -> Mask | None:
         """Draw what one training sequence drops; nothing in eval mode."""

@@ -75,7 +75,8 @@ class StructuredLSTM(nn.LSTM):
         weight = next(self.parameters())
         backends.check(backend, self.policy, weight.device, weight.dtype)  # an impossible choice fails here
 
-    def forward(  # type: ignore[override]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # each step keeps other units: nothing to compile once
+    def forward(
         self, input: Tensor | PackedSequence, hx: State | None = None, masks: list[LayerMasks] | None = None
     ) -> tuple[Tensor | PackedSequence, State]:
         """Run the sequence; shapes as in nn.LSTM.
@@ -140,6 +141,9 @@ class StructuredLSTM(nn.LSTM):
     @property
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, policy={self.policy}, backend={self.backend!r}"
 
     def _inputs(self, layer: int) -> int:
         return self.input_size if layer == 0 else self.hidden_size * self._directions

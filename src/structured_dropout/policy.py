@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 Redraw = int | Literal["sequence"]
@@ -136,6 +136,12 @@ class DropoutPolicy:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", _rate(self.weight))
+
+    def __repr__(self) -> str:
+        """What is dropped alone, since a printed model shows it in one line."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        dropped = (f"{name}={part}" for name, part in parts.items() if part)
+        return f"DropoutPolicy({', '.join(dropped)})"
 
     @property
     def skips(self) -> bool:
