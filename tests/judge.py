@@ -41,10 +41,16 @@ def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype
         given = [x for x in leaves if x is not None]
         return [*outputs, *torch.autograd.grad(outputs, given, projection)]
 
-    computed = run(function, dtype, DEVICE), run(judge, torch.float64, torch.device("cpu"))
-    for actual, expected in zip(*computed, strict=True):
+    cpu = torch.device("cpu")
+    computed = run(function, dtype, DEVICE), run(judge, torch.float64, cpu)
+    for i, (actual, expected) in enumerate(zip(*computed, strict=True)):
         assert actual.shape == expected.shape
-        close(actual, expected)
+        try:
+            close(actual, expected)
+        except AssertionError:  # terms that cancel leave their rounding: then ours may be as large as the judge's own
+            own = run(judge, dtype, cpu)[i].double() - expected
+            if (actual.double().cpu() - expected).abs().max() > 10 * own.abs().max():
+                raise
 
 
 def agree_on_layer(

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from structured_dropout.loss import cross_entropy_
+
 
 @torch.no_grad()
-def perplexity(model: nn.Module, stream: Tensor, batch: int, tokens_a_window: int = 1000) -> float:
+def perplexity(model: nn.Module, stream: Tensor, batch: int, tokens_a_window: int = 400) -> float:
     """The perplexity of every token of ``stream`` but the first, read in ``batch`` parallel columns."""
     model.eval()
     device = next(model.parameters()).device
@@ -23,5 +25,5 @@ def perplexity(model: nn.Module, stream: Tensor, batch: int, tokens_a_window: in
     for start in range(0, steps, window):
         rows = slice(start, start + window)
         logits, state = model(inputs[rows], state)
-        total += F.cross_entropy(logits.flatten(0, 1), targets[rows].flatten(), reduction="sum").item()
+        total += cross_entropy_(logits.flatten(0, 1), targets[rows].flatten()).item()
     return math.exp(min(total / (len(stream) - 1), 700.0))
