@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from scripts.results import PHASES, Group, Timing
+from scripts.results import PHASES, Group, Timing, groups
 from scripts.tables import ABSENT, SPEEDUPS, Row, Table, explanation, spread, tables
 
 FIGURES = ("figure1.png", "figure3.png", "benchmarks/speedup.png", "benchmarks/frontier.png")
@@ -26,8 +26,8 @@ def page(results: Path) -> str:
         policies="".join(f"<option>{policy}</option>" for policy in dict.fromkeys(row.dropout for row in rows)),
         tables="\n".join(_table(table) for table in shown),
         figures="\n".join(_figure(results / name) for name in FIGURES if (results / name).exists()),
-        runs="\n".join(_runs(row.group) for row in rows if row.group) or "<p>None yet.</p>",
-        benchmarks="\n".join(_benchmark(path) for path in sorted({row.timing.path for row in rows if row.timing})),
+        runs="\n".join(map(_runs, groups(results / "runs"))) or "<p>None yet.</p>",
+        benchmarks="\n".join(_benchmark(path) for path in sorted((results / "benchmarks").rglob("*.csv"))),
     )
 
 
@@ -108,4 +108,4 @@ def _benchmark(path: Path) -> str:
 
 def _figure(path: Path) -> str:
     image = base64.b64encode(path.read_bytes()).decode()
-    return f'<p><img src="data:image/png;base64,{image}" alt="{path.stem}"></p>'
+    return f'<p class="figure"><img src="data:image/png;base64,{image}" alt="{path.stem}"></p>'

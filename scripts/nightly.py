@@ -79,7 +79,7 @@ def run(name: str, check: Check) -> tuple[str, bool]:
     minutes = (time.monotonic() - start) / 60
     lines = process.stdout.splitlines()
     ended = re.sub(r" in [\d.]+s.*", "", lines[-1]) if lines else "no output"
-    said = [line for line in lines if " MB in the first hundred" in line or line.startswith("{'")]  # what it measured
+    said = [line for line in lines if re.match(r"\d+ MB |{'", line)]  # what it measured
     if process.returncode:
         print(process.stdout)
     cells = (name, check.promise, "; ".join([ended, *said]), f"{minutes:.0f}", datetime.now(UTC).date().isoformat())
