@@ -148,7 +148,7 @@ def plot(panel: Axes, rows: list[dict[str, str]], key: str) -> None:
         panel.plot(*zip(*points, strict=True), style, label=dropout)
     xs = [x for x, _ in points]
     allowed = [1 / (1 - (x if key == "task.rates.nr" else 0.5)) for x in xs]
-    panel.plot(xs, allowed, "k--", linewidth=1, label="1 / (1 - p), what dropout allows")
+    panel.plot(xs, allowed, "k--", linewidth=1, label="1 / (1 - p), by the arithmetic alone")
     panel.axhline(1, color="gray", linewidth=0.5)
     panel.set_ylim(bottom=0)
 
