@@ -56,7 +56,7 @@ class Windows:
             )
 
     def __len__(self) -> int:
-        return (len(self.stream) // self.batch - 1) // self.bptt
+        return max(len(self.stream) // self.batch - 1, 0) // self.bptt
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         if not 0 <= i < len(self):

@@ -57,8 +57,9 @@ def test_windows_carry_the_text_on():
     assert tokens.tolist() == [[0, 11], [1, 12], [2, 13]]
     assert targets.tolist() == [[1, 12], [2, 13], [3, 14]]
     assert windows[1][0][0].tolist() == [3, 14]
-    with pytest.raises(UsageError, match="batch=8 and bptt=3 need 32"):
-        Windows(stream, batch=8, bptt=3)
+    for batch, needed in ((8, 32), (1000, 4000)):
+        with pytest.raises(UsageError, match=f"batch={batch} and bptt=3 need {needed}"):
+            Windows(stream, batch=batch, bptt=3)
 
 
 @pytest.mark.parametrize("windows", [Windows(torch.arange(23), 2, 3), VariableWindows(torch.arange(90), 2, 6, 1, 1)])
