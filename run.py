@@ -41,6 +41,7 @@ def main(cfg: DictConfig) -> str:
         if cfg.mode != "train":
             hydra.utils.get_method(task_function(cfg))(cfg)
             return ""
+        check_added_keys()
         folder = prepare(cfg)
         if is_done(folder, cfg):
             _log.info("already done, nothing to run")
@@ -71,13 +72,17 @@ def task_function(cfg: DictConfig) -> str:
     return str(cfg.task[cfg.mode])
 
 
-def prepare(cfg: DictConfig) -> Path:
-    """Settle the run's folder."""
-    job = HydraConfig.get()
-    for override in job.overrides.task:
+def check_added_keys() -> None:
+    """Refuse what Hydra proposes for a misspelt key, a ``+`` before it: the training would not read it."""
+    for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0]
         if key.startswith("+") and "." in key and not key.lstrip("+").startswith("dropout."):
             raise UsageError(f"{override}: nothing reads a key that is added, but for dropout's; correct its name")
+
+
+def prepare(cfg: DictConfig) -> Path:
+    """Settle the run's folder."""
+    job = HydraConfig.get()
     if cfg.run.dir is None:
         cfg.run.dir = str(default_dir(cfg))
     elif job.mode == RunMode.MULTIRUN:

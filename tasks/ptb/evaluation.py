@@ -13,7 +13,11 @@ from structured_dropout.loss import cross_entropy_
 
 @torch.no_grad()
 def perplexity(model: nn.Module, stream: Tensor, batch: int, tokens_a_window: int = 400) -> float:
-    """The perplexity of every token of ``stream`` but the first, read in ``batch`` parallel columns."""
+    """The perplexity of every token of ``stream`` but the first, read in ``batch`` parallel columns.
+
+    Args:
+        tokens_a_window: as many as in a training step (of the small model), so that it needs no more memory.
+    """
     model.eval()
     device = next(model.parameters()).device
     steps = math.ceil((len(stream) - 1) / batch)

@@ -104,12 +104,11 @@ class RunFolder:
             ) from error
 
     def _claim(self, cfg: DictConfig) -> None:
+        _check_configuration(self.path, cfg)
         path = self.path / "config.yaml"
-        if path.exists():
-            _check_configuration(path, cfg)
-            return
-        with atomic(path) as file:
-            file.write(OmegaConf.to_yaml(cfg, resolve=True))
+        if not path.exists():
+            with atomic(path) as file:
+                file.write(OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def is_done(path: Path, cfg: DictConfig) -> bool:
@@ -119,8 +118,7 @@ def is_done(path: Path, cfg: DictConfig) -> bool:
         UsageError: it is a run of another configuration, its summary cannot be read, or the metrics beside it are not
             those that it was written with.
     """
-    if (path / "config.yaml").exists():
-        _check_configuration(path / "config.yaml", cfg)
+    _check_configuration(path, cfg)
     summary, metrics = path / "summary.json", path / "metrics.csv"
     if not summary.exists():
         return False
@@ -140,7 +138,11 @@ def is_done(path: Path, cfg: DictConfig) -> bool:
     return True
 
 
-def _check_configuration(path: Path, cfg: DictConfig) -> None:
+def _check_configuration(folder: Path, cfg: DictConfig) -> None:
+    """That a folder that has a configuration has this one."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return
     try:
         there = signature(OmegaConf.load(path))  # type: ignore[arg-type]
     except Exception as error:  # whatever damaged bytes bring
@@ -148,7 +150,7 @@ def _check_configuration(path: Path, cfg: DictConfig) -> None:
             f"{path} is damaged ({type(error).__name__}): restore it, or delete it to trust the checkpoint's"
         ) from error
     if there != signature(cfg):
-        raise UsageError(f"{path.parent} holds a run of another configuration: choose another run.dir")
+        raise UsageError(f"{folder} holds a run of another configuration: choose another run.dir")
 
 
 def _table(rows: list[dict[str, float]]) -> str:

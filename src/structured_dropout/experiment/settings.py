@@ -16,7 +16,7 @@ from structured_dropout import DropoutPolicy, SiteDropout, Zoneout, backends
 from structured_dropout.experiment.errors import UsageError
 
 _POLICY = [field.name for field in fields(DropoutPolicy)]
-_NUMBERS = (
+_CHECKED = (  # the others are names and paths
     *("model", "train", "translate", "seed", "data.max_length", "data.vocabulary_size", "data.evaluate_on"),
     "embeddings.frozen",
 )
@@ -59,14 +59,14 @@ def check(cfg: DictConfig) -> None:
         raise UsageError(str(error).splitlines()[0]) from error
     _check_functions(cfg.task)
     _check_packages(cfg.task)
-    for name, value in _leaves(cfg, *_NUMBERS):
-        _check_number(name, value)
+    for name, value in _leaves(cfg, *_CHECKED):
+        _check_value(name, value)
     for name, value in _leaves(cfg, "data", "run.dir"):
-        if name not in _NUMBERS and not isinstance(value, str | None):
+        if name not in _CHECKED and not isinstance(value, str | None):
             raise UsageError(f"{name} must be text, not {value!r}: to mean a name, quote it: {name}='\"{value}\"'")
 
 
-def _check_number(name: str, value: object) -> None:
+def _check_value(name: str, value: object) -> None:
     key = name.split(".")[-1]
     if key in _SWITCHES:
         if not isinstance(value, bool | None):  # YAML's no and off are text to Hydra
