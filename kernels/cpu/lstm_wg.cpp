@@ -27,21 +27,33 @@ void weight_gradient(const Groups& groups, const T* gathered, const T* dgates, i
   unpack_panel(sums, units, columns, panel, dweight);
 }
 
-// The gradients of direction d.
+// By direction.
 template <typename T>
-void direction(const Layer& layer, int64_t d, const T* inputs, const T* h0, const T* y, const T* dgates, T* dw_ih,
-               T* dw_hh, T* db) {
+struct Gradients {
+  T *w_ih, *w_hh, *b;
+};
+
+template <typename T>
+void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* dgates,
+              const std::vector<Gradients<T>>& gradients) {
   const Layout<T> layout(layer);
-  const Groups &nr = layer.nr.sequence(), &rh = layer.rh[d].sequence();
-  const Scratch<T> states = gather_groups(previous_states(layer, d, h0, y), rh, T(layer.rh[d].scale()));
-  parallel(layout.panels, double(nr.elements() + rh.elements()) * kPanel<T>, [&](int64_t begin, int64_t end) {
+  const Groups& nr = layer.nr.sequence();
+  const auto rh = [&](int64_t d) -> const Groups& { return layer.rh[d].sequence(); };
+  const Scratch<T> inputs = gather_groups(row_pointers(x, layout.rows, layer.input), nr, T(layer.nr.scale()));
+  std::vector<Scratch<T>> states;
+  for (int64_t d = 0; d < layout.directions; ++d) {
+    states.push_back(gather_groups(previous_states(layer, d, h0, y), rh(d), T(layer.rh[d].scale())));
+  }
+  const double cost = double(nr.elements() + rh(0).elements()) * kPanel<T>;
+  parallel(layout.directions * layout.panels, cost, [&](int64_t begin, int64_t end) {
     const Scratch<T> sums(std::max(layer.input, layer.hidden) * kPanel<T>), bias(kPanel<T>);
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const T* gradients = dgates + layout.gates(d, panel, 0);
-      weight_gradient(nr, inputs, gradients, layer.input, layout.columns, panel, sums.get(), dw_ih);
-      weight_gradient(rh, states.get(), gradients, layer.hidden, layout.columns, panel, sums.get(), dw_hh);
-      sum_rows(gradients, layout.rows, bias.get());
-      unpack_vector(bias.get(), layout.columns, panel, db);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t d = item / layout.panels, panel = item % layout.panels;
+      const T* dg = dgates + layout.gates(d, panel, 0);
+      weight_gradient(nr, inputs.get(), dg, layer.input, layout.columns, panel, sums.get(), gradients[d].w_ih);
+      weight_gradient(rh(d), states[d].get(), dg, layer.hidden, layout.columns, panel, sums.get(), gradients[d].w_hh);
+      sum_rows(dg, layout.rows, bias.get());
+      unpack_vector(bias.get(), layout.columns, panel, gradients[d].b);
     }
   });
 }
@@ -68,15 +80,15 @@ std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Ten
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "lstm_wg", [&] {
     using T = scalar_t;
     check_like("dgates", dgates, x, {directions, Layout<T>(layer).panels, layer.rows(), kPanel<T>});
-    const Scratch<T> inputs =
-        gather_groups(row_pointers(x_.const_data_ptr<T>(), layer.rows(), input), layer.nr.sequence(), T(layer.nr.scale()));
+    std::vector<Gradients<T>> gradients;
     for (int64_t d = 0; d < directions; ++d) {
       dw_ih.push_back(empty({4 * hidden, input}, x.options()));
       dw_hh.push_back(empty({4 * hidden, hidden}, x.options()));
       db.push_back(empty({4 * hidden}, x.options()));
-      direction(layer, d, inputs.get(), h0_.const_data_ptr<T>(), y_.const_data_ptr<T>(), dgates_.const_data_ptr<T>(),
-                dw_ih[d].data_ptr<T>(), dw_hh[d].data_ptr<T>(), db[d].data_ptr<T>());
+      gradients.push_back({dw_ih[d].data_ptr<T>(), dw_hh[d].data_ptr<T>(), db[d].data_ptr<T>()});
     }
+    backward(layer, x_.const_data_ptr<T>(), h0_.const_data_ptr<T>(), y_.const_data_ptr<T>(), dgates_.const_data_ptr<T>(),
+             gradients);
   });
   return {dw_ih, dw_hh, db};
 }
