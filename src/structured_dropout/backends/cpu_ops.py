@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout.derivatives import first_only
+from structured_dropout.backends.differentiable import differentiable
 from structured_dropout.phases import phase
 
 ops = torch.ops.structured_dropout
+_library: Any = torch.library.Library("structured_dropout", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 @cache
 def register() -> None:
     """Register gradients and shapes; the operators must be loaded."""
-    torch.library.register_autograd("structured_dropout::linear_fp", _linear_backward, setup_context=_linear_context)
-    torch.library.register_autograd("structured_dropout::lstm_fp", _lstm_backward, setup_context=_lstm_context)
+    _library.impl("linear_fp", differentiable(ops.linear_fp.default, _linear_context, _linear_backward), "Autograd")
+    _library.impl("lstm_fp", differentiable(ops.lstm_fp.default, _lstm_context, _lstm_backward), "Autograd")
     for name, shapes in (
         ("linear_fp", lambda x, weight, *_: x.new_empty(len(x), len(weight))),
         ("linear_bp", lambda dy, weight, *_: dy.new_empty(len(dy), weight.shape[1])),
@@ -36,7 +37,6 @@ def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, weight, indices, offsets, rows)
 
 
-@first_only
 def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, *mask = ctx.saved_tensors
     with phase("bp"):
@@ -57,7 +57,6 @@ def _lstm_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     ctx.rest = len(w_ih), len(rh_indices), bool(b_ih), nr_steps, nr_scale, rh_steps, rh_scale
 
 
-@first_only
 def _lstm_backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None) -> tuple[Any, ...]:
     x, h_0, y, gates, cells, batch_sizes, nr_indices, nr_offsets, *lists = ctx.saved_tensors
     directions, dropped, has_bias, nr_steps, nr_scale, rh_steps, rh_scale = ctx.rest

@@ -1,0 +1,65 @@
+"""Gradients of torch operators, by the short way.
+
+``torch.library.register_autograd`` does the same, but flattens and checks all arguments anew in each call: an LSTM
+layer's forward then takes twice as long on the host, longer than a GPU needs for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from structured_dropout.derivatives import first_only
+
+
+def differentiable(op: Any, context: Callable[..., None], backward: Callable[..., Any]) -> Callable[..., Any]:
+    """What to register for an operator under the key ``Autograd``.
+
+    Args:
+        context: called with what is kept for the backward, the arguments and the output.
+        backward: called with what was kept and the gradients of the output; returns those of the arguments, a list
+            where the argument is a list of tensors. ``ctx.needs_input_grad`` counts the tensors of lists one by one.
+    """
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *flat: Any) -> Any:
+            arguments = _nested(flat[-1], flat)
+            with torch._C._AutoDispatchBelowAutograd():
+                output = op(*arguments)
+            context(ctx, arguments, output)
+            return output
+
+        @staticmethod
+        @first_only
+        def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+            return *_flat(backward(ctx, *gradients)), None
+
+    def run(*arguments: Any) -> Any:
+        lengths = [len(a) if _is_list(a) else None for a in arguments]
+        return Function.apply(*_flat(arguments), lengths)  # type: ignore[no-untyped-call]
+
+    return run
+
+
+def _is_list(argument: Any) -> bool:
+    return isinstance(argument, (list, tuple)) and all(isinstance(item, Tensor) or item is None for item in argument)
+
+
+def _flat(arguments: Any) -> list[Any]:
+    """autograd.Function knows the tensors among its arguments, not those in lists."""
+    flat: list[Any] = []
+    for argument in arguments:
+        flat.extend(argument) if _is_list(argument) else flat.append(argument)
+    return flat
+
+
+def _nested(lengths: list[int | None], flat: tuple[Any, ...]) -> list[Any]:
+    arguments, i = [], 0
+    for length in lengths:
+        arguments.append(flat[i] if length is None else list(flat[i : i + length]))
+        i += 1 if length is None else length
+    return arguments
