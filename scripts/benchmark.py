@@ -3,17 +3,18 @@
     python scripts/benchmark.py task=ptb_medium dropout=nr_st,nr_rh_st output=results/benchmarks/ptb_medium.csv
 
 Every contender and both baselines (the task's baseline policy under ``dense`` and under ``fused``, torch's own LSTM)
-run in one process, in turn, round after round, so that a machine that slows down slows all of them. A speed-up is the
-median of the ratios of each round. Overrides are run.py's; commas sweep, and each combination of the keys other
-than dropout and backend is a race of its own, as is each part of a model (``task.parts``). Further keys: output=FILE
-rounds=N part=PART tracker=TRACKER, and tf32=true: on a GPU products run in TF32, in fp32 without it; for all
-contenders, and the column ``device`` says which.
+run in one process, in turn, round after round, so that a machine that slows down slows all of them; a turn is at least
+0.2 s of iterations. A speed-up is the median of the ratios of each round. Overrides are run.py's; commas sweep, and
+each combination of the keys other than dropout and backend is a race of its own, as is each part of a model
+(``task.parts``). Further keys: output=FILE rounds=N part=PART tracker=TRACKER, and tf32=true: on a GPU products run
+in TF32, in fp32 without it; for all contenders, and the column ``device`` says which.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import math
 import multiprocessing
 import resource
 import statistics
@@ -39,6 +40,7 @@ from structured_dropout.experiment.tracking import open_tracker  # noqa: E402
 from structured_dropout.phases import measure  # noqa: E402
 
 WARM_UP = 2  # rounds
+TURN = 0.2  # seconds at least: iterations of a few milliseconds then find their data in the cache, as in training
 COLUMNS = (
     "task", "part", "dropout", "backend", "phase", "median_ms", "p25_ms", "p75_ms", "speedup_vs_dense",
     "speedup_vs_fused", "peak_mb", "threads", "device", "commit", "date", "overrides",
@@ -161,9 +163,10 @@ def allowed_speedup(cfg: DictConfig, part: str) -> float | str:
 def take_turns(
     trials: dict[Contender, Callable[[], object]], device: torch.device, rounds: int
 ) -> dict[Contender, Times]:
-    """Run every trial once a round; times after the warm-up."""
+    """Let every trial have its turn in each round; times of an iteration, the mean of a turn, after the warm-up."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times: dict[Contender, Times] = {c: {phase: [] for phase in ("fp", "bp", "wg", "iteration")} for c in trials}
+    iterations = dict.fromkeys(trials, 1)  # of a turn
     console = Console(highlight=False)
     with console.status("warming up") as status:
         for turn in range(WARM_UP + rounds):
@@ -172,12 +175,15 @@ def take_turns(
                 synchronize()
                 start = time.perf_counter()
                 with measure(device) as clock:
-                    trial()
+                    for _ in range(iterations[contender]):
+                        trial()
                 synchronize()
                 seconds = {**clock.seconds, "iteration": time.perf_counter() - start}
                 if turn >= WARM_UP:
                     for phase, value in seconds.items():
-                        times[contender][phase].append(value * 1e3)
+                        times[contender][phase].append(value * 1e3 / iterations[contender])
+                else:
+                    iterations[contender] = math.ceil(TURN * iterations[contender] / seconds["iteration"])
     return times
 
 
