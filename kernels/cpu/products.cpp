@@ -145,7 +145,8 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T sc
     return w.data + (units.ids[std::min(k, units.count - 1)] - first) * w.unit + panel * w.stride;
   };
   for_tiles<kDotUnits>(units.count, [&](int64_t k, auto kept) {
-    typename S::Vector sums[kMaxGroupRows * kDotUnits + S::kLanes] = {};  // [rows][kept], then zeros
+    typename S::Vector sums[kMaxGroupRows * kDotUnits + S::kLanes];  // [rows][kept], then zeros
+    std::fill_n(sums, rows * kept + S::kLanes, typename S::Vector{});
     for_parts(0, g.count, kBpPanels, [&](int64_t panel, int64_t next) {
       const T *now[kept()], *ahead[kept()];
       for (int i = 0; i < kept; ++i) {
