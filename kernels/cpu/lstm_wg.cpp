@@ -27,7 +27,7 @@ void weight_gradient(const Groups& groups, const T* gathered, const T* dgates, i
   unpack_panel(sums, units, columns, panel, dweight);
 }
 
-// By direction.
+// Where the gradients of one direction go.
 template <typename T>
 struct Gradients {
   T *w_ih, *w_hh, *b;
