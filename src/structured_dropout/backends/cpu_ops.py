@@ -8,18 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.differentiable import differentiable
+from structured_dropout.backends.differentiable import register_gradient
 from structured_dropout.phases import phase
 
 ops = torch.ops.structured_dropout
-_library: Any = torch.library.Library("structured_dropout", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 @cache
 def register() -> None:
     """Register gradients and shapes; the operators must be loaded."""
-    _library.impl("linear_fp", differentiable(ops.linear_fp.default, _linear_context, _linear_backward), "Autograd")
-    _library.impl("lstm_fp", differentiable(ops.lstm_fp.default, _lstm_context, _lstm_backward), "Autograd")
+    register_gradient("linear_fp", _linear_context, _linear_backward)
+    register_gradient("lstm_fp", _lstm_context, _lstm_backward)
     for name, shapes in (
         ("linear_fp", lambda x, weight, *_: x.new_empty(len(x), len(weight))),
         ("linear_bp", lambda dy, weight, *_: dy.new_empty(len(dy), weight.shape[1])),

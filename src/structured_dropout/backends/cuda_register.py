@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from structured_dropout.backends.differentiable import differentiable
+from structured_dropout.backends.differentiable import register_gradient
 
 _library: Any = torch.library.Library("structured_dropout", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -24,7 +24,7 @@ def operator(
 
     Args:
         shapes: the same with empty tensors, for the compiler.
-        context, backward: the gradient, as ``differentiable`` takes it; None where it has none.
+        context, backward: the gradient, as ``register_gradient`` takes it; None where it has none.
 
     Returns:
         The operator.
@@ -32,7 +32,6 @@ def operator(
     name = _library.define(schema)
     _library.impl(name, function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"structured_dropout::{name}", shapes, lib=_library)
-    op = getattr(torch.ops.structured_dropout, name).default
     if context is not None and backward is not None:
-        _library.impl(name, differentiable(op, context, backward), "Autograd")
-    return op
+        register_gradient(name, context, backward)
+    return getattr(torch.ops.structured_dropout, name).default

@@ -1,7 +1,7 @@
 """Gradients of torch operators, by the short way.
 
-``torch.library.register_autograd`` does the same, but flattens and checks all arguments anew in each call: an LSTM
-layer's forward then takes twice as long on the host, longer than a GPU needs for it.
+``torch.library.register_autograd`` does the same, but flattens and checks all arguments anew in each call: overhead
+that a small LSTM layer feels.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from torch import Tensor
 
 from structured_dropout.derivatives import first_only
 
+_library: Any = torch.library.Library("structured_dropout", "FRAGMENT")  # type: ignore[no-untyped-call]
 
-def differentiable(op: Any, context: Callable[..., None], backward: Callable[..., Any]) -> Callable[..., Any]:
-    """What to register for an operator under the key ``Autograd``.
+
+def register_gradient(name: str, context: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """Make the operator ``structured_dropout::<name>`` differentiable.
 
     Args:
         context: called with what is kept for the backward, the arguments and the output.
         backward: called with what was kept and the gradients of the output; returns those of the arguments, a list
             where the argument is a list of tensors. ``ctx.needs_input_grad`` counts the tensors of lists one by one.
     """
+    op = getattr(torch.ops.structured_dropout, name).default
 
     class Function(torch.autograd.Function):
         @staticmethod
@@ -42,7 +45,7 @@ def differentiable(op: Any, context: Callable[..., None], backward: Callable[...
         lengths = [len(a) if _is_list(a) else None for a in arguments]
         return Function.apply(*_flat(arguments), lengths)  # type: ignore[no-untyped-call]
 
-    return run
+    _library.impl(name, run, "Autograd")
 
 
 def _is_list(argument: Any) -> bool:
