@@ -11,19 +11,20 @@ quickstart: install ## the paper's idea in a few minutes: random against structu
 test: install ## lint, types, tests; the tests on real data need STRUCTURED_DROPOUT_DATA
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror kernels/*/* tests/cuda_shim/*.cpp tests/cuda_shim/*.h
 	$(BIN)/mypy
 	$(BIN)/python scripts/tables.py --check
 	$(BIN)/python -m pytest -q
 
 fuzz: install ## 50,000 random cases against the float64 reference
-	FUZZ_CASES=25000 $(BIN)/python -m pytest -q tests/test_fuzz.py
+	FUZZ_CASES=25000 $(BIN)/python -m pytest -q tests/library/test_fuzz.py
 
 nightly: install ## what takes too long for every change; ONLY=memory,kills runs some of it
 	$(BIN)/python scripts/nightly.py $(ONLY)
 
 asan: install ## the kernels' tests under the address sanitizer
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 STRUCTURED_DROPOUT_CXXFLAGS="-fsanitize=address -g" \
-	$(BIN)/python -m pytest -q tests/test_backends.py tests/test_cpu_kernels.py -k "cpu and not build and not compiler"
+	$(BIN)/python -m pytest -q tests/library/test_backends.py tests/library/test_cpu_kernels.py -k "cpu and not build and not compiler"
 
 cuda-report: install ## registers, shared memory and spills of the CUDA kernels; needs no GPU
 	$(BIN)/python scripts/cuda_report.py

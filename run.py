@@ -1,6 +1,8 @@
-"""Train a model of the paper under a case of dropout: python run.py task=ptb_medium dropout=nr_rh_st
+"""Train a model of the paper under a case of dropout: python run.py task=ptb_medium
+dropout=nr_rh_st
 
-With ``mode=`` a trained model is used instead: python run.py task=nmt_de_en mode=translate checkpoint=... src=...
+With ``mode=`` a trained model is used instead: python run.py task=nmt_de_en mode=translate
+checkpoint=... src=...
 """
 
 from __future__ import annotations
@@ -17,7 +19,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from structured_dropout.experiment import settings
-from structured_dropout.experiment.errors import Interrupted, StorageFailed, TrainingDiverged, UsageError
+from structured_dropout.experiment.errors import (
+    Interrupted,
+    StorageFailed,
+    TrainingDiverged,
+    UsageError,
+)
 from structured_dropout.experiment.folder import is_done
 from structured_dropout.experiment.identity import default_dir
 
@@ -29,7 +36,9 @@ MODES = ("translate", "tag")  # besides train
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> str:
     """Train, or find it done. Returns the path of the summary, or in a sweep an ``error: ...``."""
-    output = sys.stdout if cfg.mode == "train" else sys.stderr  # what a model gives goes to stdout alone
+    output = (
+        sys.stdout if cfg.mode == "train" else sys.stderr
+    )  # what a model gives goes to stdout alone
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=output, force=True)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
@@ -53,7 +62,11 @@ def main(cfg: DictConfig) -> str:
             return f"error: {error}"
         sys.exit(f"error: {error}")
     except (Interrupted, KeyboardInterrupt) as stop:
-        _log.info("%s", str(stop) or "stopped; the last checkpoint, if there is one, is where the same command goes on")
+        _log.info(
+            "%s",
+            str(stop)
+            or "stopped; the last checkpoint, if there is one, is where the same command goes on",
+        )
         sys.exit(130)
     except Exception as error:
         if not sweep:
@@ -77,7 +90,9 @@ def check_added_keys() -> None:
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0]
         if key.startswith("+") and "." in key and not key.lstrip("+").startswith("dropout."):
-            raise UsageError(f"{override}: nothing reads a key that is added, but for dropout's; correct its name")
+            raise UsageError(
+                f"{override}: nothing reads a key that is added, but for dropout's; correct its name"
+            )
 
 
 def prepare(cfg: DictConfig) -> Path:
@@ -94,5 +109,7 @@ def prepare(cfg: DictConfig) -> Path:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's is like Ctrl-C, before the training too
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a scheduler's is like Ctrl-C, before the training too
     main()

@@ -1,13 +1,15 @@
 """Measure what skipping saves: phase by phase, a whole training iteration, and memory.
 
-    python scripts/benchmark.py task=ptb_medium dropout=nr_st,nr_rh_st output=results/benchmarks/ptb_medium.csv
+    python scripts/benchmark.py task=ptb_medium dropout=nr_st,nr_rh_st
+    output=results/benchmarks/ptb_medium.csv
 
-Every contender and both baselines (the task's baseline policy under ``dense`` and under ``fused``, torch's own LSTM)
-run in one process, in turn, round after round, so that a machine that slows down slows all of them; a turn is at least
-0.2 s of iterations. A speed-up is the median of the ratios of each round. Overrides are run.py's; commas sweep, and
-each combination of the keys other than dropout and backend is a race of its own, as is each part of a model
-(``task.parts``). Further keys: output=FILE rounds=N part=PART tracker=TRACKER, and tf32=true: on a GPU products run
-in TF32, in fp32 without it; for all contenders, and the column ``device`` says which.
+Every contender and both baselines (the task's baseline policy under ``dense`` and under ``fused``,
+torch's own LSTM) run in one process, in turn, round after round, so that a machine that slows down
+slows all of them; a turn is at least 0.2 s of iterations. A speed-up is the median of the ratios of
+each round. Overrides are run.py's; commas sweep, and each combination of the keys other than
+dropout and backend is a race of its own, as is each part of a model (``task.parts``). Further keys:
+output=FILE rounds=N part=PART tracker=TRACKER, and tf32=true: on a GPU products run in TF32, in
+fp32 without it; for all contenders, and the column ``device`` says which.
 """
 
 from __future__ import annotations
@@ -90,13 +92,23 @@ def main(arguments: list[str]) -> None:
 def track(rows: list[dict[str, Any]], tracker: DictConfig, folder: Path) -> None:
     """Give the times to the tracker: a run of job type ``bench``, a summary key for each row."""
     name = " ".join(dict.fromkeys(row["task"] for row in rows))
-    run = open_tracker(tracker, {"overrides": sys.argv[1:]}, f"bench {name}", None, folder, job_type="bench")
+    run = open_tracker(
+        tracker, {"overrides": sys.argv[1:]}, f"bench {name}", None, folder, job_type="bench"
+    )
     keys = ("task", "part", "overrides", "dropout", "backend", "phase")
-    run.finish({" ".join(row[key] for key in keys if row[key]): row for row in rows} | {"status": "finished"})
+    run.finish(
+        {" ".join(row[key] for key in keys if row[key]): row for row in rows}
+        | {"status": "finished"}
+    )
 
 
 def race(
-    overrides: list[str], dropouts: list[str], backends: list[str], rounds: int, part: str = "model", tf32: bool = False
+    overrides: list[str],
+    dropouts: list[str],
+    backends: list[str],
+    rounds: int,
+    part: str = "model",
+    tf32: bool = False,
 ) -> list[dict[str, Any]]:
     """Time all contenders under these overrides; a row for each one's phases."""
     base = compose(overrides)
@@ -119,7 +131,9 @@ def race(
         "device": _device(settings.device(base), tf32),
         "commit": provenance.commit(),
         "date": date.today().isoformat(),
-        "overrides": " ".join(override for override in overrides if not override.startswith("task=")),
+        "overrides": " ".join(
+            override for override in overrides if not override.startswith("task=")
+        ),
     }
     return [
         {
@@ -128,13 +142,16 @@ def race(
             "phase": phase,
             **_spread(milliseconds),
             "speedup_vs_dense": _speedup(times[dense][phase], milliseconds),
-            "speedup_vs_fused": _speedup(times[fused][phase], milliseconds) if phase == "iteration" else "",
+            "speedup_vs_fused": _speedup(times[fused][phase], milliseconds)
+            if phase == "iteration"
+            else "",
             "peak_mb": round(peak[contender]),
             "dropout_allows": allowed[contender],
         }
         for contender, phases in times.items()
         for phase, milliseconds in phases.items()
-        if phase == "iteration" or contender.backend != "fused"  # torch's LSTM cannot be timed inside
+        if phase == "iteration"
+        or contender.backend != "fused"  # torch's LSTM cannot be timed inside
     ]
 
 
@@ -157,7 +174,9 @@ def build(cfg: DictConfig, part: str) -> Callable[[], object]:
 
 def allowed_speedup(cfg: DictConfig, part: str) -> float | str:
     """All multiplications over those that dropout leaves, where the task counts them."""
-    return round(hydra.utils.get_method(cfg.task.bound)(cfg, part), 3) if "bound" in cfg.task else ""
+    return (
+        round(hydra.utils.get_method(cfg.task.bound)(cfg, part), 3) if "bound" in cfg.task else ""
+    )
 
 
 def take_turns(
@@ -165,13 +184,17 @@ def take_turns(
 ) -> dict[Contender, Times]:
     """Let every trial have its turn in each round; times of an iteration, the mean of a turn, after the warm-up."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    times: dict[Contender, Times] = {c: {phase: [] for phase in ("fp", "bp", "wg", "iteration")} for c in trials}
+    times: dict[Contender, Times] = {
+        c: {phase: [] for phase in ("fp", "bp", "wg", "iteration")} for c in trials
+    }
     iterations = dict.fromkeys(trials, 1)  # of a turn
     console = Console(highlight=False)
     with console.status("warming up") as status:
         for turn in range(WARM_UP + rounds):
             for contender, trial in trials.items():
-                status.update(f"round {turn - WARM_UP + 1}/{rounds}: {contender.dropout} {contender.backend}")
+                status.update(
+                    f"round {turn - WARM_UP + 1}/{rounds}: {contender.dropout} {contender.backend}"
+                )
                 synchronize()
                 start = time.perf_counter()
                 with measure(device) as clock:
@@ -183,7 +206,9 @@ def take_turns(
                     for phase, value in seconds.items():
                         times[contender][phase].append(value * 1e3 / iterations[contender])
                 else:
-                    iterations[contender] = math.ceil(TURN * iterations[contender] / seconds["iteration"])
+                    iterations[contender] = math.ceil(
+                        TURN * iterations[contender] / seconds["iteration"]
+                    )
     return times
 
 
@@ -197,7 +222,9 @@ def peak_megabytes(cfg: DictConfig, part: str) -> float:
     try:
         peak: float = here.recv()
     except EOFError:
-        raise UsageError(f"the process that measures memory died with exit code {process.exitcode}") from None
+        raise UsageError(
+            f"the process that measures memory died with exit code {process.exitcode}"
+        ) from None
     finally:
         process.join()
     return peak
@@ -223,11 +250,24 @@ def _peak_resident_kilobytes() -> int:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    columns = ("task", "overrides", "part", "dropout", "backend", "phase", "median_ms", "p25_ms", "p75_ms")
+    columns = (
+        "task",
+        "overrides",
+        "part",
+        "dropout",
+        "backend",
+        "phase",
+        "median_ms",
+        "p25_ms",
+        "p75_ms",
+    )
     numbers = ("speedup_vs_dense", "speedup_vs_fused", "dropout_allows", "peak_mb")
     table = Table(*(column.replace("_", " ") for column in (*columns, *numbers)))
     for row in rows:
-        table.add_row(*(str(row[column]) for column in (*columns, *numbers)), end_section=row["phase"] == "iteration")
+        table.add_row(
+            *(str(row[column]) for column in (*columns, *numbers)),
+            end_section=row["phase"] == "iteration",
+        )
     console = Console()
     console.width = max(console.width, 150)
     console.print(table)
@@ -238,7 +278,9 @@ def _choices(value: str) -> list[str]:
 
 
 def _spread(milliseconds: list[float]) -> dict[str, float]:
-    p25, median, p75 = statistics.quantiles(milliseconds, n=4) if len(milliseconds) > 1 else milliseconds * 3
+    p25, median, p75 = (
+        statistics.quantiles(milliseconds, n=4) if len(milliseconds) > 1 else milliseconds * 3
+    )
     return {"median_ms": round(median, 2), "p25_ms": round(p25, 2), "p75_ms": round(p75, 2)}
 
 
@@ -248,7 +290,11 @@ def _speedup(baseline: list[float], milliseconds: list[float]) -> float:
 
 def _set_precision(tf32: bool) -> None:
     """torch's default differs: cuDNN's LSTM may use TF32, a product may not."""
-    for library in (torch.backends.cuda.matmul, torch.backends.cudnn.rnn, torch.backends.cudnn.conv):
+    for library in (
+        torch.backends.cuda.matmul,
+        torch.backends.cudnn.rnn,
+        torch.backends.cudnn.conv,
+    ):
         library.fp32_precision = "tf32" if tf32 else "ieee"
 
 

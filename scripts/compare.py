@@ -24,7 +24,8 @@ class SweepReport(Callback):
     A job may run in another process, on a copy of this object: its outcome travels through a file.
 
     Args:
-        then: the dotted name of a function to call at the end, such as one that makes the tables anew.
+        then: the dotted name of a function to call at the end, such as one that makes the tables
+            anew.
     """
 
     def __init__(self, then: str | None = None) -> None:
@@ -39,8 +40,14 @@ class SweepReport(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         value = job_return._return_value
-        if self._outcomes is not None and isinstance(value, str) and value:  # empty where none was trained
-            outcome = {"job": config.hydra.job.num, "overrides": list(job_return.overrides or []), "value": value}
+        if (
+            self._outcomes is not None and isinstance(value, str) and value
+        ):  # empty where none was trained
+            outcome = {
+                "job": config.hydra.job.num,
+                "overrides": list(job_return.overrides or []),
+                "value": value,
+            }
             with open(self._outcomes, "a") as file:
                 file.write(json.dumps(outcome) + "\n")
 
@@ -51,7 +58,11 @@ class SweepReport(Callback):
         done = [Path(job["value"]) for job in jobs if not job["value"].startswith("error:")]
         if done:
             show(done, speedup=True)
-        failed = [f"{' '.join(job['overrides'])}: {job['value']}" for job in jobs if job["value"].startswith("error:")]
+        failed = [
+            f"{' '.join(job['overrides'])}: {job['value']}"
+            for job in jobs
+            if job["value"].startswith("error:")
+        ]
         if self._then:
             try:
                 get_method(self._then)()
@@ -66,17 +77,22 @@ def show(paths: list[Path], speedup: bool) -> None:
     """Print a table a task, with a row a run.
 
     Args:
-        speedup: whether to set the times against those of a task's first run, which says something of one sweep.
+        speedup: whether to set the times against those of a task's first run, which says something
+            of one sweep.
     """
     console = Console()
     console.width = max(console.width, 140)  # a log file can scroll, a cut number cannot be read
     summaries = [json.loads(path.read_text()) for path in paths]
     for task in dict.fromkeys(summary["task"] for summary in summaries):
-        console.print(_table([summary for summary in summaries if summary["task"] == task], speedup))
+        console.print(
+            _table([summary for summary in summaries if summary["task"] == task], speedup)
+        )
 
 
 def _table(runs: list[dict[str, Any]], speedup: bool) -> Table:
-    metrics = list(dict.fromkeys(name for run in runs for name in run["metrics"] if name != "train_loss"))
+    metrics = list(
+        dict.fromkeys(name for run in runs for name in run["metrics"] if name != "train_loss")
+    )
     settings = _differences([run["command"] for run in runs])
     table = Table("dropout", "backend", "seed", title=runs[0]["task"])
     if any(settings):
@@ -107,14 +123,19 @@ def _differences(commands: list[str]) -> list[str]:
     shared = set.intersection(*map(set, overrides))
     shown = ("task=", "dropout=", "backend=", "seed=", "run.dir=")
     return [
-        " ".join(word for word in words if word not in shared and not word.startswith(shown)) for words in overrides
+        " ".join(word for word in words if word not in shared and not word.startswith(shown))
+        for words in overrides
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders to look for summary.json in")
-    paths = [path for folder in parser.parse_args().folders for path in sorted(folder.rglob("summary.json"))]
+    paths = [
+        path
+        for folder in parser.parse_args().folders
+        for path in sorted(folder.rglob("summary.json"))
+    ]
     if not paths:
         sys.exit("error: no summary.json in these folders")
     show(paths, speedup=False)

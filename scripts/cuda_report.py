@@ -1,4 +1,5 @@
-"""What the compiler makes of the CUDA kernels: registers, shared memory and spills, for each architecture.
+"""What the compiler makes of the CUDA kernels: registers, shared memory and spills, for each
+architecture.
 
     python scripts/cuda_report.py
 
@@ -17,10 +18,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from structured_dropout.backends.cuda_launch import compiler_options, read_source
+from structured_dropout.backends.cuda.launch import compiler_options, read_source
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
-# Each source with the macros that backends/cuda_*.py compile it with; the tests hold them against what is launched.
+# Each source with the macros that backends/cuda_*.py compile it with; the tests hold them against
+# what is launched.
 _TILES = tuple(f"ROWS={rows}" for rows in (4, 8, 12, 16, 20))
 VARIANTS: dict[str, list[tuple[str, ...]]] = {
     "layout.cu": [()],
@@ -66,7 +68,9 @@ def _library() -> Path | None:
     """The NVRTC of NVIDIA's wheels, which torch's and CuPy's CUDA builds use too."""
     spec = importlib.util.find_spec("nvidia")
     folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-    return next((path for folder in folders for path in Path(folder).glob("*/lib/libnvrtc.so.*")), None)
+    return next(
+        (path for folder in folders for path in Path(folder).glob("*/lib/libnvrtc.so.*")), None
+    )
 
 
 @cache
@@ -92,15 +96,21 @@ def _compile(text: str, name: str, options: list[str]) -> str:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     text = log.value.decode()
     if failed:
-        raise RuntimeError(f"kernels/cuda/{name} does not compile with {' '.join(options)}:\n{text}")
+        raise RuntimeError(
+            f"kernels/cuda/{name} does not compile with {' '.join(options)}:\n{text}"
+        )
     return text
 
 
 def main() -> None:
-    table = Table("source", "macros", "kernel", *(f"{a}: registers, shared, spills" for a in ARCHITECTURES))
+    table = Table(
+        "source", "macros", "kernel", *(f"{a}: registers, shared, spills" for a in ARCHITECTURES)
+    )
     for source, variants in VARIANTS.items():
         for defines in variants:
-            usages = [compile_kernels(source, architecture, defines) for architecture in ARCHITECTURES]
+            usages = [
+                compile_kernels(source, architecture, defines) for architecture in ARCHITECTURES
+            ]
             for kernel in zip(*usages, strict=True):
                 numbers = (f"{u.registers}, {u.shared}, {u.spills}" for u in kernel)
                 table.add_row(source, " ".join(defines), kernel[0].kernel, *numbers)

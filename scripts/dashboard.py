@@ -1,8 +1,9 @@
 """Show the results: on one page of your own, or as a workspace and a report on Weights & Biases.
 
-python scripts/dashboard.py --local                           # results/dashboard.html, which needs no network
-python scripts/dashboard.py --entity NAME --project NAME      # saves both; needs a login (wandb login)
-python scripts/dashboard.py --entity NAME --project NAME --dry-run    # prints their JSON instead
+python scripts/dashboard.py --local                           # results/dashboard.html, which needs
+no network python scripts/dashboard.py --entity NAME --project NAME      # saves both; needs a login
+(wandb login) python scripts/dashboard.py --entity NAME --project NAME --dry-run    # prints their
+JSON instead
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.dashboard_page import page  # noqa: E402
+from scripts.report.page import page  # noqa: E402
 from scripts.tables import RESULTS, markdown, tables  # noqa: E402
 
 TITLE = "Structured in Space, Randomized in Time"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--local", action="store_true", help="write results/dashboard.html")
     parser.add_argument("--entity", help="a user or a team on Weights & Biases")
     parser.add_argument("--project", default="structured-dropout")
-    parser.add_argument("--dry-run", action="store_true", help="print the workspace and the report as JSON")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the workspace and the report as JSON"
+    )
     arguments = parser.parse_args()
     if arguments.local:
         path = RESULTS / "dashboard.html"
@@ -38,14 +43,20 @@ def main() -> None:
     elif arguments.dry_run:
         print(json.dumps(as_json(arguments.entity, arguments.project), indent=2))
     else:
-        for view in (workspace(arguments.entity, arguments.project), report(arguments.entity, arguments.project)):
+        for view in (
+            workspace(arguments.entity, arguments.project),
+            report(arguments.entity, arguments.project),
+        ):
             print(f"saved: {view.save().url}")
 
 
 def as_json(entity: str, project: str) -> dict[str, Any]:
     """What would be saved."""
     views = {"workspace": workspace(entity, project), "report": report(entity, project)}
-    return {name: view._to_model().model_dump(mode="json", by_alias=True) for name, view in views.items()}
+    return {
+        name: view._to_model().model_dump(mode="json", by_alias=True)
+        for name, view in views.items()
+    }
 
 
 def workspace(entity: str, project: str) -> Any:
@@ -54,8 +65,15 @@ def workspace(entity: str, project: str) -> Any:
     sections = []
     for table in tables(RESULTS):
         valid = [metric.replace("test_", "valid_") for metric in table.metrics]
-        curves = [panels.LinePlot(x="epoch", y=[metric]) for metric in dict.fromkeys([*valid, "train_loss"])]
-        sections.append(workspaces.Section(name=f"Table {table.name[-1]}: {table.title}", panels=curves, is_open=True))
+        curves = [
+            panels.LinePlot(x="epoch", y=[metric])
+            for metric in dict.fromkeys([*valid, "train_loss"])
+        ]
+        sections.append(
+            workspaces.Section(
+                name=f"Table {table.name[-1]}: {table.title}", panels=curves, is_open=True
+            )
+        )
     return workspaces.Workspace(entity=entity, project=project, name=TITLE, sections=sections)
 
 
@@ -71,7 +89,9 @@ def _wandb() -> tuple[Any, Any]:
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
     except ImportError:
-        sys.exit("error: this needs a package: pip install 'structured-dropout[wandb]'; --local does without")
+        sys.exit(
+            "error: this needs a package: pip install 'structured-dropout[wandb]'; --local does without"
+        )
     return reports, workspaces
 
 

@@ -1,8 +1,9 @@
 """Draw the figures: python scripts/figures.py
 
-results/figure1.png: the four cases of dropout, as masks that the library draws. results/figure3.png: validation
-perplexity by epoch under the three policies, from the runs' metrics.csv. results/benchmarks/speedup.png, from
-ptb_medium_p.csv, ptb_medium_hidden.csv and ptb_medium_batch.csv beside it; README has their commands.
+results/figure1.png: the four cases of dropout, as masks that the library draws.
+results/figure3.png: validation perplexity by epoch under the three policies, from the runs'
+metrics.csv. results/benchmarks/speedup.png, from ptb_medium_p.csv, ptb_medium_hidden.csv and
+ptb_medium_batch.csv beside it; README has their commands.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from matplotlib.axes import Axes
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.results import Group, groups  # noqa: E402
+from scripts.report.results import Group, groups  # noqa: E402
 from structured_dropout import Case, SiteDropout  # noqa: E402
 from structured_dropout.masks import Packing, draw  # noqa: E402
 
@@ -57,7 +58,10 @@ def cases(results: Path = RESULTS) -> None:
             panel.set_ylabel("batch" if step == 0 else "")
             within = "structured" if case.structured else "random"
             over = "fixed" if case.fixed else "varying"
-            panel.set_title(f"t = {step}" if step else f"Case {case.value}: {within}, {over}\nt = 0", fontsize=10)
+            panel.set_title(
+                f"t = {step}" if step else f"Case {case.value}: {within}, {over}\nt = 0",
+                fontsize=10,
+            )
     figure.suptitle("Dropout within the batch and over time, p = 0.5 (dark: dropped)")
     _save(figure, results / "figure1.png")
 
@@ -85,8 +89,21 @@ def training(results: Path = RESULTS) -> None:
         by_epoch = list(zip(*curves, strict=False))
         seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
         label = POLICIES[group.dropout] + seeds
-        axes.plot(epochs, [statistics.mean(y) for y in by_epoch], "o-", color=f"C{color}", markersize=3, label=label)
-        axes.fill_between(epochs, [min(y) for y in by_epoch], [max(y) for y in by_epoch], color=f"C{color}", alpha=0.2)
+        axes.plot(
+            epochs,
+            [statistics.mean(y) for y in by_epoch],
+            "o-",
+            color=f"C{color}",
+            markersize=3,
+            label=label,
+        )
+        axes.fill_between(
+            epochs,
+            [min(y) for y in by_epoch],
+            [max(y) for y in by_epoch],
+            color=f"C{color}",
+            alpha=0.2,
+        )
     settings = ", ".join(f"{key}: {value}" for key, value in chosen[0].differences)
     axes.set_title(chosen[0].task + (f" ({settings})" if settings else ""))
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -98,7 +115,11 @@ def training(results: Path = RESULTS) -> None:
 
 def longest(found: list[Group], task: str) -> list[Group]:
     """The recipe's runs under the three policies, or a shorter training that all of them went through."""
-    own = [g for g in found if g.task == task and g.dropout in POLICIES and (g.shortened or not g.differences)]
+    own = [
+        g
+        for g in found
+        if g.task == task and g.dropout in POLICIES and (g.shortened or not g.differences)
+    ]
     epochs = {g.differences: g.runs[0].summary["epochs"] for g in own}
     for differences in sorted(epochs, key=lambda key: -epochs[key]):
         chosen = [g for g in own if g.differences == differences]
@@ -143,7 +164,9 @@ def read(path: Path) -> list[dict[str, str]]:
 def plot(panel: Axes, rows: list[dict[str, str]], key: str) -> None:
     for dropout, style in (("nr_st", "o-"), ("nr_rh_st", "s-")):
         points = sorted(
-            (setting(row, key), float(row["speedup_vs_fused"])) for row in rows if row["dropout"] == dropout
+            (setting(row, key), float(row["speedup_vs_fused"]))
+            for row in rows
+            if row["dropout"] == dropout
         )
         panel.plot(*zip(*points, strict=True), style, label=dropout)
     xs = [x for x, _ in points]

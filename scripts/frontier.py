@@ -1,7 +1,8 @@
 """Draw quality against speed, by how often units are drawn anew: python scripts/frontier.py
 
-Perplexities are those of the finished runs of experiment=frontier, speed-ups those of results/benchmarks/frontier.csv;
-README has the commands. It writes results/benchmarks/frontier.png; a point that was not run is left out and named.
+Perplexities are those of the finished runs of experiment=frontier, speed-ups those of
+results/benchmarks/frontier.csv; README has the commands. It writes results/benchmarks/frontier.png;
+a point that was not run is left out and named.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.results import compose  # noqa: E402
+from scripts.report.results import compose  # noqa: E402
 from structured_dropout.experiment.identity import identity  # noqa: E402
 
 RUNS = Path("results/runs/ptb_small/nr_rh_st")
@@ -36,7 +37,9 @@ def main() -> None:
     for rate, redraw in missing:
         print(f"not run: task.rates.nr={rate} dropout.nr.redraw_every={redraw}")
     if len(missing) == len(speed):
-        sys.exit(f"error: {RUNS} has none of these runs, finished and on the real text; README has the command")
+        sys.exit(
+            f"error: {RUNS} has none of these runs, finished and on the real text; README has the command"
+        )
     path = BENCHMARK.with_suffix(".png")
     draw({point: (speed[point], quality[point]) for point in speed if point in quality}, path)
     print(f"written: {path}")
@@ -62,20 +65,33 @@ def perplexities(folder: Path) -> dict[Point, list[float]]:
         cfg = OmegaConf.load(path.with_name("config.yaml"))
         sites = (cfg.dropout.nr, cfg.dropout.rh, cfg.dropout.output)
         points = {(float(site.p), str(site.redraw_every)) for site in sites}
-        if summary["status"] == "finished" and len(points) == 1 and _besides_dropout(cfg) == experiment:
+        if (
+            summary["status"] == "finished"
+            and len(points) == 1
+            and _besides_dropout(cfg) == experiment
+        ):
             found[points.pop()].append(summary["metrics"]["test_perplexity"])
     return found
 
 
 def _besides_dropout(cfg: DictConfig) -> dict[str, object]:
-    return {key: value for key, value in identity(cfg).items() if key not in ("dropout", "seed", "backend")}
+    return {
+        key: value
+        for key, value in identity(cfg).items()
+        if key not in ("dropout", "seed", "backend")
+    }
 
 
 def draw(points: dict[Point, tuple[float, list[float]]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for color, rate in enumerate(sorted({rate for rate, _ in points})):
         line = [(*points[rate, redraw], redraw) for redraw in MARKERS if (rate, redraw) in points]
-        axes.plot([x for x, _, _ in line], [statistics.median(y) for _, y, _ in line], color=f"C{color}", linewidth=1)
+        axes.plot(
+            [x for x, _, _ in line],
+            [statistics.median(y) for _, y, _ in line],
+            color=f"C{color}",
+            linewidth=1,
+        )
         for x, y, redraw in line:
             middle = statistics.median(y)
             spread = [[middle - min(y)], [max(y) - middle]]

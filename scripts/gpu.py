@@ -1,10 +1,12 @@
-"""All that only a machine with an NVIDIA GPU can show: the kernels are right there, and how fast they are.
+"""All that only a machine with an NVIDIA GPU can show: the kernels are right there, and how fast
+they are.
 
     make gpu
 
-Runs the tests of the backends on the GPU (under compute-sanitizer too, where it is installed), the benchmark of each
-task in fp32 and in TF32, and short trainings, all with the Python that runs this file. What they measure lands in
-results/gpu/<card>/. A step that fails does not end the others; the end says which failed.
+Runs the tests of the backends on the GPU (under compute-sanitizer too, where it is installed), the
+benchmark of each task in fp32 and in TF32, and short trainings, all with the Python that runs this
+file. What they measure lands in results/gpu/<card>/. A step that fails does not end the others; the
+end says which failed.
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ BENCHMARKS = {  # the modules that a task needs beyond hydra
     "nmt_multi30k": ["onmt", "sacrebleu"],
     "ner_conll03": ["torchcrf", "seqeval"],
 }
-TRAININGS = {"nr_random": "fused", "nr_st": "cuda", "nr_rh_st": "cuda"}  # ptb_small, by dropout and backend
+TRAININGS = {
+    "nr_random": "fused",
+    "nr_st": "cuda",
+    "nr_rh_st": "cuda",
+}  # ptb_small, by dropout and backend
 
 
 def main() -> None:
@@ -44,11 +50,31 @@ def main() -> None:
 def steps(results: Path) -> dict[str, list[str]]:
     """The commands by name, without those whose packages are not installed."""
     pytest = [sys.executable, "-m", "pytest", "-q"]
-    commands = {"tests": [*pytest, "tests/test_backends.py", *(["tests/test_fuzz.py"] if has("hypothesis") else [])]}
+    commands = {
+        "tests": [
+            *pytest,
+            "tests/library/test_backends.py",
+            *(["tests/library/test_fuzz.py"] if has("hypothesis") else []),
+        ]
+    }
     if shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck", "synccheck"):
-            sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", "--target-processes", "all"]
-            commands[tool] = [*sanitizer, *pytest, "tests/test_backends.py", "-k", "cuda and nr_rh_st"]
+            sanitizer = [
+                "compute-sanitizer",
+                "--tool",
+                tool,
+                "--error-exitcode",
+                "1",
+                "--target-processes",
+                "all",
+            ]
+            commands[tool] = [
+                *sanitizer,
+                *pytest,
+                "tests/library/test_backends.py",
+                "-k",
+                "cuda and nr_rh_st",
+            ]
     else:
         print("not run: compute-sanitizer, which is not installed")
     if not has("hydra"):
@@ -60,12 +86,25 @@ def steps(results: Path) -> dict[str, list[str]]:
             continue
         for precision, tf32 in (("fp32", "false"), ("tf32", "true")):
             commands[f"{task} {precision}"] = [
-                *(sys.executable, "scripts/benchmark.py", f"task={task}", "device=cuda", "backend=cuda"),
+                *(
+                    sys.executable,
+                    "scripts/benchmark.py",
+                    f"task={task}",
+                    "device=cuda",
+                    "backend=cuda",
+                ),
                 *(f"tf32={tf32}", f"output={results / f'{task}_{precision}.csv'}"),
             ]
     for dropout, backend in TRAININGS.items():
         commands[f"training {dropout}"] = [
-            *(sys.executable, "run.py", "task=ptb_small", f"dropout={dropout}", f"backend={backend}", "device=cuda"),
+            *(
+                sys.executable,
+                "run.py",
+                "task=ptb_small",
+                f"dropout={dropout}",
+                f"backend={backend}",
+                "device=cuda",
+            ),
             *("train.epochs=2", f"run.dir={results / 'ptb_small' / dropout}"),
         ]
     return commands

@@ -1,4 +1,5 @@
-"""Run the checks that take too long for every change, and write results/nightly.md: make nightly [ONLY=memory,kills]
+"""Run the checks that take too long for every change, and write results/nightly.md: make nightly
+[ONLY=memory,kills]
 
 A check that is not run keeps its last row.
 """
@@ -29,24 +30,28 @@ class Check(NamedTuple):
 
 CHECKS = {
     "kills": Check(
-        "killed at 90 moments, a training resumes to the same bits", "tests/test_faults.py", {"FAULT_KILLS": "90"}
+        "killed at 90 moments, a training resumes to the same bits",
+        "tests/experiment/test_faults.py",
+        {"FAULT_KILLS": "90"},
     ),
     "configs": Check(
         "1,000 random configurations train or are refused in one error",
-        "tests/test_random_configs.py",
+        "tests/experiment/test_random_configs.py",
         {"FUZZ_CONFIGS": "1000"},
     ),
     "layers": Check(
-        "50,000 random layers and projections equal the float64 meaning", "tests/test_fuzz.py", {"FUZZ_CASES": "25000"}
+        "50,000 random layers and projections equal the float64 meaning",
+        "tests/library/test_fuzz.py",
+        {"FUZZ_CASES": "25000"},
     ),
     "backends": Check(
         "after 200 iterations of ptb_small the backends' perplexities are within 0.5%",
-        "tests/test_determinism.py -k treebank",
+        "tests/library/test_determinism.py -k treebank",
         {"NIGHTLY": "1"},
     ),
     "memory": Check(
         "10,000 iterations of ptb_small need 2% more memory than the first hundred, at most",
-        "tests/test_memory.py",
+        "tests/library/test_memory.py",
         {"NIGHTLY": "1"},
     ),
 }
@@ -82,7 +87,13 @@ def run(name: str, check: Check) -> tuple[str, bool]:
     said = [line for line in lines if re.match(r"\d+ MB |{'", line)]  # what it measured
     if process.returncode:
         print(process.stdout)
-    cells = (name, check.promise, "; ".join([ended, *said]), f"{minutes:.0f}", datetime.now(UTC).date().isoformat())
+    cells = (
+        name,
+        check.promise,
+        "; ".join([ended, *said]),
+        f"{minutes:.0f}",
+        datetime.now(UTC).date().isoformat(),
+    )
     machine = provenance.machine(torch.device("cpu"))
     where = (provenance.commit()[:12], f"{machine['cpu']}, {machine['cores']} cores")
     return f"| {' | '.join((*cells, *where))} |", process.returncode == 0

@@ -1,4 +1,5 @@
-"""Download a parallel set in full: python scripts/prepare_data.py data=iwslt15_en_vi [data.dir=FOLDER]
+"""Download a parallel set in full: python scripts/prepare_data.py data=iwslt15_en_vi
+[data.dir=FOLDER]
 
 A training downloads what it needs by itself; this is for the set that it would find a stand-in for.
 """

@@ -1,7 +1,9 @@
-"""Run a summary's command again and compare: python scripts/reproduce.py results/runs/.../summary.json
+"""Run a summary's command again and compare: python scripts/reproduce.py
+results/runs/.../summary.json
 
-It trains in a clean folder. On the same machine, with the same threads, versions and commit, every metric must be
-equal; elsewhere sums are rounded in another order, and each metric may differ by 2 percent.
+It trains in a clean folder. On the same machine, with the same threads, versions and commit, every
+metric must be equal; elsewhere sums are rounded in another order, and each metric may differ by 2
+percent.
 """
 
 from __future__ import annotations
@@ -19,19 +21,25 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 0.02  # relative, where machine, versions or commit differ
-_OVERRIDE = re.compile(r"[+~]*(?!hydra\b)[\w./@]+(=|$)")  # no option, and nothing of hydra's, which can start programs
+_OVERRIDE = re.compile(
+    r"[+~]*(?!hydra\b)[\w./@]+(=|$)"
+)  # no option, and nothing of hydra's, which can start programs
 SAME = ("machine", "versions", "commit", "backend")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("summary", type=Path)
     path = parser.parse_args().summary
     if not path.exists():
         sys.exit(f"error: {path} does not exist")
     first = json.loads(path.read_text())
     if not first["metrics"]:
-        sys.exit(f"error: {path} is of a run that is {first['status']}: there are no metrics to compare")
+        sys.exit(
+            f"error: {path} is of a run that is {first['status']}: there are no metrics to compare"
+        )
     with tempfile.TemporaryDirectory() as folder:
         second = run_again(first["command"], Path(folder) / "run")
     differs = [key for key in SAME if first[key] != second[key]]
@@ -46,7 +54,9 @@ def main() -> None:
 def run_again(command: str, folder: Path) -> dict[str, Any]:
     """The summary that the command leaves in this folder."""
     kept = [override for override in overrides_of(command) if not override.startswith("run.dir=")]
-    process = subprocess.run([sys.executable, "run.py", *kept, "tracker=console", f"run.dir={folder}"], cwd=ROOT)
+    process = subprocess.run(
+        [sys.executable, "run.py", *kept, "tracker=console", f"run.dir={folder}"], cwd=ROOT
+    )
     if process.returncode != 0:
         sys.exit(f"error: the command failed with exit code {process.returncode}: {command}")
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
@@ -57,7 +67,9 @@ def overrides_of(command: str) -> list[str]:
     """The overrides of a training. A summary may be anybody's: nothing else that it names is run."""
     words = shlex.split(command)
     if words[:2] != ["python", "run.py"] or not all(map(_OVERRIDE.match, words[2:])):
-        sys.exit(f"error: not run, for it is not python run.py with overrides of a training: {command}")
+        sys.exit(
+            f"error: not run, for it is not python run.py with overrides of a training: {command}"
+        )
     return words[2:]
 
 

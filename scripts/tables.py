@@ -1,9 +1,11 @@
-"""Tables 1-3 from what was run: python scripts/tables.py writes results/table1.md and .csv, table2, table3.
+"""Tables 1-3 from what was run: python scripts/tables.py writes results/table1.md and .csv, table2,
+table3.
 
-Ours stand beside the paper's (scripts/paper.yaml). A row holds the finished runs of one configuration, whatever their
-seeds; only the recipe's own configuration, on the complete data, makes a row of the paper. The same recipe trained
-shorter, or on other data, makes a marked row of its own; other settings are other experiments and make none.
-``--check`` writes nothing and fails when the committed tables differ.
+Ours stand beside the paper's (scripts/report/paper.yaml). A row holds the finished runs of one
+configuration, whatever their seeds; only the recipe's own configuration, on the complete data,
+makes a row of the paper. The same recipe trained shorter, or on other data, makes a marked row of
+its own; other settings are other experiments and make none. ``--check`` writes nothing and fails
+when the committed tables differ.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.results import PHASES, Group, Timing, baseline, groups, timings  # noqa: E402
+from scripts.report.results import PHASES, Group, Timing, baseline, groups, timings  # noqa: E402
 
 RESULTS = Path("results")
 NAMES = ("table1", "table2", "table3")
@@ -71,9 +73,15 @@ def write(results: Path = RESULTS) -> None:
 
 def check(results: Path = RESULTS) -> None:
     """Exit with an error if a table is not what the files give."""
-    stale = [str(path) for path, text in texts(results).items() if not path.exists() or path.read_text() != text]
+    stale = [
+        str(path)
+        for path, text in texts(results).items()
+        if not path.exists() or path.read_text() != text
+    ]
     if stale:
-        sys.exit(f"error: {', '.join(stale)}: not what results/ gives; run python scripts/tables.py")
+        sys.exit(
+            f"error: {', '.join(stale)}: not what results/ gives; run python scripts/tables.py"
+        )
 
 
 def texts(results: Path) -> dict[Path, str]:
@@ -87,15 +95,24 @@ def texts(results: Path) -> dict[Path, str]:
 
 def tables(results: Path) -> list[Table]:
     """The paper's tables, filled with what was run."""
-    paper: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(ROOT / "scripts/paper.yaml"))  # type: ignore[assignment]
+    paper: dict[str, Any] = OmegaConf.to_container(
+        OmegaConf.load(ROOT / "scripts/report/paper.yaml")
+    )  # type: ignore[assignment]
     all_groups, all_timings = groups(results / "runs"), timings(results / "benchmarks")
     return [
-        Table(name, paper[name]["title"], paper[name]["metrics"], list(_rows(paper[name], all_groups, all_timings)))
+        Table(
+            name,
+            paper[name]["title"],
+            paper[name]["metrics"],
+            list(_rows(paper[name], all_groups, all_timings)),
+        )
         for name in NAMES
     ]
 
 
-def _rows(paper: dict[str, Any], all_groups: list[Group], all_timings: list[Timing]) -> Iterator[Row]:
+def _rows(
+    paper: dict[str, Any], all_groups: list[Group], all_timings: list[Timing]
+) -> Iterator[Row]:
     printed = {(row["task"], row["dropout"]): row for row in paper["rows"]}
     for task in [*dict.fromkeys(row["task"] for row in paper["rows"]), *paper["also"]]:
         ran = {group.dropout for group in all_groups if group.task == task and _belongs(group)}
@@ -105,12 +122,24 @@ def _rows(paper: dict[str, Any], all_groups: list[Group], all_timings: list[Timi
             row = printed.get((task, dropout), {})
             numbers = {key: row[key] for key in paper["metrics"] if key in row}
             numbers |= dict(zip(PHASES, row.get("speedup", []), strict=False))
-            model = row.get("model") or f"{task}, {dropout}" + (": baseline" if dropout == baseline(task) else "")
+            model = row.get("model") or f"{task}, {dropout}" + (
+                ": baseline" if dropout == baseline(task) else ""
+            )
             own = [group for group in all_groups if (group.task, group.dropout) == (task, dropout)]
             recipe = next((group for group in own if not group.differences), None)
-            times = [timing for timing in all_timings if (timing.task, timing.dropout) == (task, dropout)]
+            times = [
+                timing for timing in all_timings if (timing.task, timing.dropout) == (task, dropout)
+            ]
             if row or recipe or times:
-                yield Row(model, task, dropout, numbers, recipe, times[0] if times else None, _notes(recipe))
+                yield Row(
+                    model,
+                    task,
+                    dropout,
+                    numbers,
+                    recipe,
+                    times[0] if times else None,
+                    _notes(recipe),
+                )
             for timing in times[1:]:  # further machines
                 yield Row(model, task, dropout, numbers, None, timing, [])
             for group in own:
@@ -135,7 +164,11 @@ def _notes(group: Group | None) -> list[str]:
 def markdown(table: Table) -> str:
     """A table for people: ours, then the paper's after a slash."""
     headings = ["model", "`task` `dropout`", *(table.metrics[m] for m in table.metrics), "seeds"]
-    headings += [*(f"{name}, dense" for name in SPEEDUPS.values()), "overall, torch's LSTM", "machine"]
+    headings += [
+        *(f"{name}, dense" for name in SPEEDUPS.values()),
+        "overall, torch's LSTM",
+        "machine",
+    ]
     lines = [
         f"# {table.name.capitalize()[:5]} {table.name[-1]}: {table.title}",
         "",
@@ -156,7 +189,7 @@ def markdown(table: Table) -> str:
         *explanation(table),
         "",
         "Made by `python scripts/tables.py` from results/runs and results/benchmarks; the paper's numbers are in",
-        "scripts/paper.yaml.",
+        "scripts/report/paper.yaml.",
         "",
     ]
     return "\n".join(lines)
@@ -179,7 +212,9 @@ def cells(table: Table, row: Row) -> list[str]:
 
 def explanation(table: Table) -> list[str]:
     """What the columns of speed-ups are measured against."""
-    policies = ", ".join(f"`{task}` `{baseline(task)}`" for task in dict.fromkeys(row.task for row in table.rows))
+    policies = ", ".join(
+        f"`{task}` `{baseline(task)}`" for task in dict.fromkeys(row.task for row in table.rows)
+    )
     return [
         f"Speed-ups are over the baseline policy ({policies}) on the same machine:",
         "under `dense`, phase by phase and over a whole training iteration, as the paper counts (on a TITAN V);",
@@ -201,7 +236,12 @@ def comma_separated(table: Table) -> str:
     buffer = io.StringIO()
     writer: csv.DictWriter[str] | None = None
     for row in table.rows:
-        record: dict[str, Any] = {"model": row.model, "task": row.task, "dropout": row.dropout, "seeds": row.seeds}
+        record: dict[str, Any] = {
+            "model": row.model,
+            "task": row.task,
+            "dropout": row.dropout,
+            "seeds": row.seeds,
+        }
         for metric in table.metrics:
             values = row.values(metric)
             record[metric] = round(statistics.mean(values), 4) if values else ""
@@ -228,7 +268,9 @@ def _number(value: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the tables differ")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if the tables differ"
+    )
     if parser.parse_args().check:
         check()
     else:

@@ -50,7 +50,11 @@ def sweep_in() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run run.py -m in a folder of its own, so that its runs land there."""
 
     def sweep_in(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "COLUMNS": "160"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+            "COLUMNS": "160",
+        }
         return subprocess.run(
             [sys.executable, str(ROOT / "run.py"), "-m", *overrides],
             cwd=folder,
@@ -84,10 +88,19 @@ def counting_text(tmp_path_factory) -> list[str]:
     rng = random.Random(0)
     for split, sentences in (("train", 400), ("valid", 40), ("test", 40)):
         starts = [rng.randrange(20) for _ in range(sentences)]
-        lines = [" ".join(str((start + i) % 20) for i in range(rng.randint(5, 12))) for start in starts]
+        lines = [
+            " ".join(str((start + i) % 20) for i in range(rng.randint(5, 12))) for start in starts
+        ]
         (folder / f"{split}.txt").write_text("\n".join(lines))
     paths = [f"data.{split}={folder / split}.txt" for split in ("train", "valid", "test")]
-    return ["data=text", *paths, "model.hidden_size=64", "train.batch=3", "train.bptt=10", "device=cpu"]
+    return [
+        "data=text",
+        *paths,
+        "model.hidden_size=64",
+        "train.batch=3",
+        "train.bptt=10",
+        "device=cpu",
+    ]
 
 
 @pytest.fixture(scope="session")

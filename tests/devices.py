@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from cuda_shim import ShimLauncher
 
-from structured_dropout.backends import cuda_launch
+from structured_dropout.backends.cuda import launch as cuda_launch
 
 DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))
 if DEVICE.type == "cuda":

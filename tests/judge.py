@@ -7,7 +7,7 @@ import torch
 from devices import DEVICE
 
 from structured_dropout import DropoutPolicy, StructuredLSTM, UnitMask, backends
-from structured_dropout.backends.interface import CellMasks, LayerMasks, Weights
+from structured_dropout.backends.base import CellMasks, LayerMasks, Weights
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -24,7 +24,13 @@ LAYOUTS = {
 }
 
 
-def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype, layout: str = "contiguous") -> None:
+def agree(
+    function,
+    judge,
+    inputs: list[torch.Tensor | None],
+    dtype: torch.dtype,
+    layout: str = "contiguous",
+) -> None:
     """Compare outputs and the gradients of a random projection of them with the judge's in float64.
 
     Args:
@@ -37,7 +43,9 @@ def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype
         outputs = f(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         torch.manual_seed(1)
-        projection = [lay(torch.randn(y.shape, dtype=torch.float64).to(device, dtype)) for y in outputs]
+        projection = [
+            lay(torch.randn(y.shape, dtype=torch.float64).to(device, dtype)) for y in outputs
+        ]
         given = [x for x in leaves if x is not None]
         return [*outputs, *torch.autograd.grad(outputs, given, projection)]
 
@@ -47,18 +55,30 @@ def agree(function, judge, inputs: list[torch.Tensor | None], dtype: torch.dtype
         assert actual.shape == expected.shape
         try:
             close(actual, expected)
-        except AssertionError:  # terms that cancel leave their rounding: then ours may be as large as the judge's own
+        except (
+            AssertionError
+        ):  # terms that cancel leave their rounding: then ours may be as large as the judge's own
             own = run(judge, dtype, cpu)[i].double() - expected
             if (actual.double().cpu() - expected).abs().max() > 10 * own.abs().max():
                 raise
 
 
 def agree_on_layer(
-    name, policy_or_masks, packing, sizes, directions=1, bias=True, dtype=torch.float32, seed=0, layout="contiguous"
+    name,
+    policy_or_masks,
+    packing,
+    sizes,
+    directions=1,
+    bias=True,
+    dtype=torch.float32,
+    seed=0,
+    layout="contiguous",
 ) -> None:
     inputs, hidden = sizes
     if isinstance(policy_or_masks, DropoutPolicy):
-        lstm = StructuredLSTM(inputs, hidden, bidirectional=directions == 2, policy=policy_or_masks, backend="dense")
+        lstm = StructuredLSTM(
+            inputs, hidden, bidirectional=directions == 2, policy=policy_or_masks, backend="dense"
+        )
         torch.manual_seed(seed)
         (masks,) = lstm.draw_masks(packing.steps, packing.batch)
     else:
@@ -88,7 +108,11 @@ def cast(masks: LayerMasks, like: torch.Tensor) -> LayerMasks:
             return None
         if isinstance(mask, torch.Tensor):
             return mask.to(like)
-        return mask.to(like.device) if isinstance(mask, UnitMask) else replace(mask, values=mask.values.to(like))
+        return (
+            mask.to(like.device)
+            if isinstance(mask, UnitMask)
+            else replace(mask, values=mask.values.to(like))
+        )
 
     inside = tuple(CellMasks(*map(one, cell)) for cell in masks.inside)
     return LayerMasks(one(masks.nr), tuple(map(one, masks.rh)), inside)

@@ -1,7 +1,7 @@
 """Trainings in processes of their own, which die where a test wants them to.
 
-What a training imports takes seconds. So this file, run as a script, imports it once and forks a process for each
-training, which then does what ``python run.py`` does.
+What a training imports takes seconds. So this file, run as a script, imports it once and forks a
+process for each training, which then does what ``python run.py`` does.
 """
 
 import io
@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-EVENTS = ("iteration", "write", "rename")  # a recorded loss, a piece of a checkpoint's file, a file's last step
+EVENTS = (
+    "iteration",
+    "write",
+    "rename",
+)  # a recorded loss, a piece of a checkpoint's file, a file's last step
 
 
 class Ended(NamedTuple):

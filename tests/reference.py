@@ -2,7 +2,7 @@
 
 import torch
 
-from structured_dropout.backends.interface import CellMasks, LayerMasks, LayerOutput
+from structured_dropout.backends.base import CellMasks, LayerMasks, LayerOutput
 from structured_dropout.masks import Mask, Packing, UnitMask
 
 
@@ -25,7 +25,9 @@ def linear(x, weight, bias, mask, packing: Packing):
     return y if bias is None else y + bias
 
 
-def zoneout(held: torch.Tensor | None, step: int, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+def zoneout(
+    held: torch.Tensor | None, step: int, before: torch.Tensor, after: torch.Tensor
+) -> torch.Tensor:
     if held is None:
         return after
     return held[step, : len(after)] * before + (1 - held[step, : len(after)]) * after
@@ -48,7 +50,10 @@ def lstm_layer(x, h_0, c_0, weights, masks: LayerMasks, packing: Packing) -> Lay
             kept = factor(inside.cell, t, n, x)
             c_t = torch.where(torch.as_tensor(kept) != 0, c_t, 0.0)
             y[t] = zoneout(inside.held_h, t, h[:n], o.sigmoid() * c_t.tanh() * kept)
-            h, c = torch.cat((y[t], h[n:])), torch.cat((zoneout(inside.held_c, t, c[:n], c_t), c[n:]))
+            h, c = (
+                torch.cat((y[t], h[n:])),
+                torch.cat((zoneout(inside.held_c, t, c[:n], c_t), c[n:])),
+            )
         outputs.append(torch.cat(y))
         h_n.append(h)
         c_n.append(c)

@@ -9,10 +9,19 @@ def text(folder: Path) -> list[str]:
     rng = random.Random(0)
     words = [f"w{i}" for i in range(20)]
     for split, sentences in (("train", 120), ("valid", 20), ("test", 20)):
-        text = "\n".join(" ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(sentences))
+        text = "\n".join(
+            " ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(sentences)
+        )
         (folder / f"{split}.txt").write_text(text)
     paths = [f"data.{split}={folder / split}.txt" for split in ("train", "valid", "test")]
-    return ["data=text", *paths, "model.hidden_size=8", "train.batch=3", "train.bptt=5", "device=cpu"]
+    return [
+        "data=text",
+        *paths,
+        "model.hidden_size=8",
+        "train.batch=3",
+        "train.bptt=5",
+        "device=cpu",
+    ]
 
 
 def columns(folder: Path) -> list[str]:
@@ -21,7 +30,12 @@ def columns(folder: Path) -> list[str]:
     for seed, (split, sentences) in enumerate((("train", 50), ("valid", 12), ("test", 12))):
         write_columns(folder / f"{split}.txt", sentences, seed)
         paths.append(f"data.{split}={folder / split}.txt")
-    sizes = ["model.hidden_size=8", "model.char_size=4", "model.char_filters=3", "embeddings.size=6"]
+    sizes = [
+        "model.hidden_size=8",
+        "model.char_size=4",
+        "model.char_filters=3",
+        "embeddings.size=6",
+    ]
     train = ["train.batch=4", "train.epochs=2", "device=cpu"]
     return ["task=ner_conll03", "data=conll", "embeddings=random", *paths, *sizes, *train]
 
@@ -47,7 +61,13 @@ def write_columns(path: Path, sentences: int, seed: int) -> None:
 def pairs(folder: Path) -> list[str]:
     """A translation model on short pairs."""
     files = backwards(folder, {"train": 60, "valid": 8, "test": 8}, words=6, longest=5)
-    sizes = ["model.hidden_size=8", "train.batch=4", "train.steps=6", "train.epochs=2", "translate.max_length=8"]
+    sizes = [
+        "model.hidden_size=8",
+        "train.batch=4",
+        "train.steps=6",
+        "train.epochs=2",
+        "translate.max_length=8",
+    ]
     return ["task=nmt_multi30k", *files, *sizes, "device=cpu"]
 
 
@@ -56,8 +76,14 @@ def backwards(folder: Path, sizes: dict[str, int], words: int, longest: int) -> 
     rng = random.Random(0)
     overrides = ["data=parallel"]
     for split, size in sizes.items():
-        sentences = [[f"w{rng.randrange(words)}" for _ in range(rng.randint(2, longest))] for _ in range(size)]
-        for side, lines in (("src", sentences), ("tgt", [sentence[::-1] for sentence in sentences])):
+        sentences = [
+            [f"w{rng.randrange(words)}" for _ in range(rng.randint(2, longest))]
+            for _ in range(size)
+        ]
+        for side, lines in (
+            ("src", sentences),
+            ("tgt", [sentence[::-1] for sentence in sentences]),
+        ):
             path = folder / f"{split}.{side}"
             path.write_text("".join(" ".join(line) + "\n" for line in lines))
             overrides.append(f"data.{split}_{side}={path}")

@@ -1,12 +1,13 @@
-// The elementwise part of an LSTM step (paper, eq. 5-6), for one vector of hidden units of one row. It stays dense:
-// dropout must not touch the cell state.
+// The elementwise part of an LSTM step (paper, eq. 5-6), for one vector of hidden units of one row.
+// It stays dense: dropout must not touch the cell state.
 #pragma once
 
 #include "simd.h"
 
 namespace structured_dropout {
 
-// Gates [4][lanes] in the order i, f, g, o: sums on entry, activated on return. Writes c, returns h.
+// Gates [4][lanes] in the order i, f, g, o: sums on entry, activated on return. Writes c, returns
+// h.
 template <typename T>
 typename Simd<T>::Vector cell_fp(T* gates, const T* c_previous, T* c) {
   using S = Simd<T>;
@@ -23,10 +24,11 @@ typename Simd<T>::Vector cell_fp(T* gates, const T* c_previous, T* c) {
   return o * S::tanh(c_new);
 }
 
-// From the activated gates and the gradient of h to the gradients of the gates' sums. dc is that of c through the later
-// steps on entry, and that of c_previous on return.
+// From the activated gates and the gradient of h to the gradients of the gates' sums. dc is that of
+// c through the later steps on entry, and that of c_previous on return.
 template <typename T>
-void cell_bp(const T* gates, const T* c_previous, const T* c, typename Simd<T>::Vector dh, T* dc, T* dgates) {
+void cell_bp(const T* gates, const T* c_previous, const T* c, typename Simd<T>::Vector dh, T* dc,
+             T* dgates) {
   using S = Simd<T>;
   const auto i = S::load(gates);
   const auto f = S::load(gates + S::kLanes);

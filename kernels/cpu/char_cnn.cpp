@@ -1,5 +1,6 @@
-// The character CNN of the tagger (Ma & Hovy, 2016): a grouped convolution over the characters of each word and its
-// maximum over the word's windows, in one pass; of all windows only the best one has a gradient.
+// The character CNN of the tagger (Ma & Hovy, 2016): a grouped convolution over the characters of
+// each word and its maximum over the word's windows, in one pass; of all windows only the best one
+// has a gradient.
 #include "checks.h"
 #include "ops.h"
 #include "parallel.h"
@@ -39,12 +40,14 @@ std::vector<int64_t> first_rows(const at::Tensor& windows, int64_t rows, int64_t
     TORCH_CHECK(count > 0, "windows[", word, "] must be positive, is ", count);
     first.push_back(first.back() + count);
   }
-  TORCH_CHECK(first.back() == 0 || first.back() + width - 1 == rows, "x must have ", first.back() + width - 1,
-              " rows, one for each window and width - 1 more, has ", rows);
+  TORCH_CHECK(first.back() == 0 || first.back() + width - 1 == rows, "x must have ",
+              first.back() + width - 1, " rows, one for each window and width - 1 more, has ",
+              rows);
   return first;
 }
 
-// Filters are computed by the vector; rows of filters are padded so that the last vector of a row is whole.
+// Filters are computed by the vector; rows of filters are padded so that the last vector of a row
+// is whole.
 template <typename T>
 int64_t padded(int64_t filters) {
   return (filters + Simd<T>::kLanes - 1) / Simd<T>::kLanes * Simd<T>::kLanes;
@@ -54,7 +57,8 @@ template <typename T>
 std::vector<T> padded_rows(const T* weight, const Sizes& s) {
   const int64_t size = padded<T>(s.filters);
   std::vector<T> rows(s.groups * s.width * size);
-  for (int64_t row = 0; row < s.groups * s.width; ++row) std::copy_n(weight + row * s.filters, s.filters, &rows[row * size]);
+  for (int64_t row = 0; row < s.groups * s.width; ++row)
+    std::copy_n(weight + row * s.filters, s.filters, &rows[row * size]);
   return rows;
 }
 
@@ -62,39 +66,43 @@ template <typename T>
 void fp(const Sizes& s, const std::vector<int64_t>& first, const T* x, const T* weight, T* y,
         typename Simd<T>::Int* best) {
   using S = Simd<T>;
-  const int64_t size = padded<T>(s.filters), features = s.groups * s.filters, words = first.size() - 1;
+  const int64_t size = padded<T>(s.filters), features = s.groups * s.filters,
+                words = first.size() - 1;
   const std::vector<T> taps = padded_rows(weight, s);
-  parallel(words, double(s.rows) / std::max<int64_t>(words, 1) * features * s.width, [&](int64_t begin, int64_t end) {
-    for (int64_t word = begin; word < end; ++word) {
-      for (int64_t group = 0; group < s.groups; ++group) {
-        for (int64_t filter = 0; filter < s.filters; filter += S::kLanes) {
-          const T* tap = &taps[group * s.width * size + filter];
-          auto highest = S::broadcast(-std::numeric_limits<T>::infinity());
-          auto at = typename S::Int(first[word]) - typename S::IntVector{};
-          for (int64_t row = first[word]; row < first[word + 1]; ++row) {
-            typename S::Vector sum{};
-            for (int64_t k = 0; k < s.width; ++k) sum += x[(row + k) * s.groups + group] * S::load(tap + k * size);
-            const auto higher = (sum > highest) | (sum != sum);  // NaN stays NaN
-            highest = higher ? sum : highest;
-            at = higher ? typename S::Int(row) - typename S::IntVector{} : at;
-          }
-          const int64_t lanes = std::min<int64_t>(S::kLanes, s.filters - filter);
-          S::store(y + word * features + group * s.filters + filter, highest, lanes);
-          std::memcpy(&best[(word * s.groups + group) * size + filter], &at, sizeof at);
-        }
-      }
-    }
-  });
+  parallel(words, double(s.rows) / std::max<int64_t>(words, 1) * features * s.width,
+           [&](int64_t begin, int64_t end) {
+             for (int64_t word = begin; word < end; ++word) {
+               for (int64_t group = 0; group < s.groups; ++group) {
+                 for (int64_t filter = 0; filter < s.filters; filter += S::kLanes) {
+                   const T* tap = &taps[group * s.width * size + filter];
+                   auto highest = S::broadcast(-std::numeric_limits<T>::infinity());
+                   auto at = typename S::Int(first[word]) - typename S::IntVector{};
+                   for (int64_t row = first[word]; row < first[word + 1]; ++row) {
+                     typename S::Vector sum{};
+                     for (int64_t k = 0; k < s.width; ++k)
+                       sum += x[(row + k) * s.groups + group] * S::load(tap + k * size);
+                     const auto higher = (sum > highest) | (sum != sum);  // NaN stays NaN
+                     highest = higher ? sum : highest;
+                     at = higher ? typename S::Int(row) - typename S::IntVector{} : at;
+                   }
+                   const int64_t lanes = std::min<int64_t>(S::kLanes, s.filters - filter);
+                   S::store(y + word * features + group * s.filters + filter, highest, lanes);
+                   std::memcpy(&best[(word * s.groups + group) * size + filter], &at, sizeof at);
+                 }
+               }
+             }
+           });
 }
 
 template <typename T>
 void bp(const Sizes& s, const std::vector<int64_t>& first, const T* dy, const T* x, const T* weight,
         const typename Simd<T>::Int* best, T* dx, T* dweight) {
   using S = Simd<T>;
-  const int64_t size = padded<T>(s.filters), features = s.groups * s.filters, words = first.size() - 1;
+  const int64_t size = padded<T>(s.filters), features = s.groups * s.filters,
+                words = first.size() - 1;
   const std::vector<T> taps = padded_rows(weight, s);
   parallel(s.groups, double(s.rows) * s.filters * s.width, [&](int64_t begin, int64_t end) {
-    std::vector<T> column(s.rows);  // of x: a group reads no other
+    std::vector<T> column(s.rows);                             // of x: a group reads no other
     std::vector<T> dcolumn((s.rows + S::kLanes) * S::kLanes);  // by lane, to be added up at the end
     std::vector<T> dtaps(s.width * size);
     for (int64_t group = begin; group < end; ++group) {
@@ -125,7 +133,8 @@ void bp(const Sizes& s, const std::vector<int64_t>& first, const T* dy, const T*
         typename S::Vector sums[S::kLanes];
         std::memcpy(sums, &dcolumn[row * S::kLanes], sizeof sums);
         const auto sum = S::sums(sums);
-        for (int64_t i = 0; i < std::min<int64_t>(S::kLanes, s.rows - row); ++i) dx[(row + i) * s.groups + group] = sum[i];
+        for (int64_t i = 0; i < std::min<int64_t>(S::kLanes, s.rows - row); ++i)
+          dx[(row + i) * s.groups + group] = sum[i];
       }
       for (int64_t k = 0; k < s.width; ++k) {
         std::copy_n(&dtaps[k * size], s.filters, dweight + (group * s.width + k) * s.filters);
@@ -136,7 +145,8 @@ void bp(const Sizes& s, const std::vector<int64_t>& first, const T* dy, const T*
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor> char_cnn_fp(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& windows) {
+std::tuple<at::Tensor, at::Tensor> char_cnn_fp(const at::Tensor& x, const at::Tensor& weight,
+                                               const at::Tensor& windows) {
   const Sizes s = check(x, weight);
   const std::vector<int64_t> first = first_rows(windows, s.rows, s.width);
   const at::Tensor y = at::empty({windows.numel(), s.groups * s.filters}, x.options());
@@ -144,20 +154,24 @@ std::tuple<at::Tensor, at::Tensor> char_cnn_fp(const at::Tensor& x, const at::Te
   at::Tensor best;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "char_cnn_fp", [&] {
     using Int = Simd<scalar_t>::Int;
-    best = at::empty({windows.numel(), s.groups, padded<scalar_t>(s.filters)}, x.options().dtype<Int>());
+    best = at::empty({windows.numel(), s.groups, padded<scalar_t>(s.filters)},
+                     x.options().dtype<Int>());
     fp(s, first, x_rows.const_data_ptr<scalar_t>(), weight_rows.const_data_ptr<scalar_t>(),
        y.mutable_data_ptr<scalar_t>(), best.mutable_data_ptr<Int>());
   });
   return {y, best};
 }
 
-std::tuple<at::Tensor, at::Tensor> char_cnn_bp(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
-                                               const at::Tensor& windows, const at::Tensor& best) {
+std::tuple<at::Tensor, at::Tensor> char_cnn_bp(const at::Tensor& dy, const at::Tensor& x,
+                                               const at::Tensor& weight, const at::Tensor& windows,
+                                               const at::Tensor& best) {
   const Sizes s = check(x, weight);
   const std::vector<int64_t> first = first_rows(windows, s.rows, s.width);
   check_like("dy", dy, x, {windows.numel(), s.groups * s.filters});
-  const at::Tensor dx = at::empty(x.sizes(), x.options()), dweight = at::empty(weight.sizes(), x.options());
-  const at::Tensor dy_rows = dy.contiguous(), x_rows = x.contiguous(), weight_rows = weight.contiguous();
+  const at::Tensor dx = at::empty(x.sizes(), x.options()),
+                   dweight = at::empty(weight.sizes(), x.options());
+  const at::Tensor dy_rows = dy.contiguous(), x_rows = x.contiguous(),
+                   weight_rows = weight.contiguous();
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "char_cnn_bp", [&] {
     check_shape("best", best, {windows.numel(), s.groups, padded<scalar_t>(s.filters)});
     bp(s, first, dy_rows.const_data_ptr<scalar_t>(), x_rows.const_data_ptr<scalar_t>(),

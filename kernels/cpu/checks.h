@@ -20,15 +20,18 @@ inline void check_shape(const char* name, const at::Tensor& tensor, at::IntArray
 }
 
 // A tensor beside another one: the same type, and this shape.
-inline void check_like(const char* name, const at::Tensor& tensor, const at::Tensor& other, at::IntArrayRef shape) {
-  TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == other.scalar_type(), name, " must be ", other.scalar_type(),
-              " on the CPU like the others, is ", tensor.scalar_type(), " on ", tensor.device());
+inline void check_like(const char* name, const at::Tensor& tensor, const at::Tensor& other,
+                       at::IntArrayRef shape) {
+  TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == other.scalar_type(), name, " must be ",
+              other.scalar_type(), " on the CPU like the others, is ", tensor.scalar_type(), " on ",
+              tensor.device());
   check_shape(name, tensor, shape);
 }
 
-inline void check_list(const char* name, at::TensorList tensors, int64_t count, const at::Tensor& other,
-                       at::IntArrayRef shape) {
-  TORCH_CHECK(int64_t(tensors.size()) == count, name, " must have ", count, " tensors, has ", tensors.size());
+inline void check_list(const char* name, at::TensorList tensors, int64_t count,
+                       const at::Tensor& other, at::IntArrayRef shape) {
+  TORCH_CHECK(int64_t(tensors.size()) == count, name, " must have ", count, " tensors, has ",
+              tensors.size());
   for (const at::Tensor& tensor : tensors) check_like(name, tensor, other, shape);
 }
 

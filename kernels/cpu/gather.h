@@ -27,7 +27,8 @@ Scratch<T> gather_groups(const std::vector<const T*>& rows, const Groups& groups
   parallel(groups.size(), cost, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Group& g = groups[i];
-      gather_transposed(rows.data() + g.row, g.rows, g.units, scale, gathered.get() + g.offset, g.rows);
+      gather_transposed(rows.data() + g.row, g.rows, g.units, scale, gathered.get() + g.offset,
+                        g.rows);
     }
   });
   return gathered;

@@ -11,7 +11,8 @@ namespace structured_dropout {
 template <typename F>
 void for_parts(int64_t begin, int64_t end, int64_t most, F f) {
   const int64_t parts = (end - begin + most - 1) / most;
-  for (int64_t i = 0; i < parts; ++i) f(begin + (end - begin) * i / parts, begin + (end - begin) * (i + 1) / parts);
+  for (int64_t i = 0; i < parts; ++i)
+    f(begin + (end - begin) * i / parts, begin + (end - begin) * (i + 1) / parts);
 }
 
 // Ascending ids of the units that some rows keep.

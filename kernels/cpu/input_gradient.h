@@ -12,15 +12,17 @@
 
 namespace structured_dropout {
 
-// A block of weights stays in the L2 cache while all groups pass over it: so many panels of so many units.
+// A block of weights stays in the L2 cache while all groups pass over it: so many panels of so many
+// units.
 constexpr int64_t kBlockPanels = 20;
 constexpr int64_t kBlockUnits = 165;
 
-// dx [rows, units] += scale * gradients weight, kept units only; a thread owns a range of them. gradients(g, panel, count,
-// scratch) are so many panels of a group's gradients, in place or copied to scratch [kBlockPanels][rows][kPanel].
+// dx [rows, units] += scale * gradients weight, kept units only; a thread owns a range of them.
+// gradients(g, panel, count, scratch) are so many panels of a group's gradients, in place or copied
+// to scratch [kBlockPanels][rows][kPanel].
 template <typename T, typename Gradients>
-void input_gradient(const T* weight, int64_t units, const Columns<T>& columns, const Groups& groups, T scale,
-                    Gradients gradients, T* dx) {
+void input_gradient(const T* weight, int64_t units, const Columns<T>& columns, const Groups& groups,
+                    T scale, Gradients gradients, T* dx) {
   const int64_t panels = columns.panels();
   const double cost = double(groups.elements()) / std::max<int64_t>(units, 1) * panels * kPanel<T>;
   parallel(units, cost, [&](int64_t begin, int64_t end) {

@@ -8,16 +8,20 @@ StepMask nothing_dropped(const Sequence& sequence, int64_t units) {
 }
 
 StepMask input_mask(const Sequence& sequence, int64_t units, const LayerMasks& masks) {
-  TORCH_CHECK(masks.nr_indices.has_value() == masks.nr_offsets.has_value(), "nr needs both indices and offsets");
+  TORCH_CHECK(masks.nr_indices.has_value() == masks.nr_offsets.has_value(),
+              "nr needs both indices and offsets");
   if (!masks.nr_indices) return nothing_dropped(sequence, units);
-  return {sequence, Draws(*masks.nr_indices, *masks.nr_offsets, units), masks.nr_steps_per_draw, masks.nr_scale};
+  return {sequence, Draws(*masks.nr_indices, *masks.nr_offsets, units), masks.nr_steps_per_draw,
+          masks.nr_scale};
 }
 
 }  // namespace
 
-Layer::Layer(int64_t input, int64_t hidden, int64_t directions, const at::Tensor& batch_sizes, const LayerMasks& masks)
+Layer::Layer(int64_t input, int64_t hidden, int64_t directions, const at::Tensor& batch_sizes,
+             const LayerMasks& masks)
     : input(input), hidden(hidden), sequence(batch_sizes), nr(input_mask(sequence, input, masks)) {
-  TORCH_CHECK(directions == 1 || directions == 2, "a layer has 1 or 2 directions, got ", directions);
+  TORCH_CHECK(directions == 1 || directions == 2, "a layer has 1 or 2 directions, got ",
+              directions);
   TORCH_CHECK(masks.rh_indices.size() == masks.rh_offsets.size() &&
                   (masks.rh_indices.empty() || int64_t(masks.rh_indices.size()) == directions),
               "rh needs indices and offsets for each of ", directions, " directions, or none; got ",

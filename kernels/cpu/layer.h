@@ -25,7 +25,8 @@ struct LayerMasks {
 };
 
 struct Layer {
-  Layer(int64_t input, int64_t hidden, int64_t directions, const at::Tensor& batch_sizes, const LayerMasks& masks);
+  Layer(int64_t input, int64_t hidden, int64_t directions, const at::Tensor& batch_sizes,
+        const LayerMasks& masks);
   Layer(const Layer&) = delete;  // runs refer to sequence
 
   int64_t directions() const { return runs.size(); }
@@ -34,13 +35,14 @@ struct Layer {
 
   int64_t input, hidden;
   Sequence sequence;
-  StepMask nr;                // of the input
-  std::vector<StepMask> rh;   // of the recurrent state, by direction
-  std::vector<Run> runs;      // by direction
+  StepMask nr;               // of the input
+  std::vector<StepMask> rh;  // of the recurrent state, by direction
+  std::vector<Run> runs;     // by direction
 };
 
-// Everything of a step is stored by panel, so that the thread that owns a panel runs it from the products to the cells
-// without waiting for others. A panel has the four gates of as many hidden units as a vector has lanes.
+// Everything of a step is stored by panel, so that the thread that owns a panel runs it from the
+// products to the cells without waiting for others. A panel has the four gates of as many hidden
+// units as a vector has lanes.
 template <typename T>
 struct Layout {
   explicit Layout(const Layer& layer)
@@ -54,15 +56,20 @@ struct Layout {
   static constexpr int64_t kLanes = Simd<T>::kLanes;
 
   // Gates, or their gradients: [directions][panels][rows][kPanel].
-  int64_t gates(int64_t d, int64_t panel, int64_t row) const { return ((d * panels + panel) * rows + row) * kPanel<T>; }
+  int64_t gates(int64_t d, int64_t panel, int64_t row) const {
+    return ((d * panels + panel) * rows + row) * kPanel<T>;
+  }
 
-  // Cells: [directions][panels][rows + batch][lanes]; the initial states of the batch follow the sequence.
+  // Cells: [directions][panels][rows + batch][lanes]; the initial states of the batch follow the
+  // sequence.
   int64_t cells(int64_t d, int64_t panel, int64_t row) const {
     return ((d * panels + panel) * (rows + batch) + row) * kLanes;
   }
 
   // Packed recurrent weights: [directions][panels][hidden][kPanel].
-  int64_t recurrent(int64_t d, int64_t panel) const { return (d * panels + panel) * hidden * kPanel<T>; }
+  int64_t recurrent(int64_t d, int64_t panel) const {
+    return (d * panels + panel) * hidden * kPanel<T>;
+  }
 
   // Hidden units of a panel that exist; the other lanes are padding.
   int64_t units(int64_t panel) const { return columns.count(panel, 0); }
@@ -81,13 +88,16 @@ class Pointers {
   explicit Pointers(const std::optional<at::Tensor>& tensor) {
     if (tensor) tensors_.push_back(tensor->contiguous());
   }
-  const T* operator[](size_t i) const { return i < tensors_.size() ? tensors_[i].const_data_ptr<T>() : nullptr; }
+  const T* operator[](size_t i) const {
+    return i < tensors_.size() ? tensors_[i].const_data_ptr<T>() : nullptr;
+  }
 
  private:
   std::vector<at::Tensor> tensors_;
 };
 
-// A thread's share [begin, end) of the panels of all directions: f(direction, first panel, last panel) for each.
+// A thread's share [begin, end) of the panels of all directions: f(direction, first panel, last
+// panel) for each.
 template <typename F>
 void by_direction(int64_t panels, int64_t begin, int64_t end, F f) {
   for (int64_t d = begin / panels; d * panels < end; ++d) {

@@ -20,13 +20,14 @@ namespace {
 
 // Draw d of the mask serves the rows [rows[d], rows[d + 1]).
 Groups groups_of(const Draws& draws, const at::Tensor& rows, int64_t total) {
-  TORCH_CHECK(rows.dim() == 1 && rows.scalar_type() == at::kLong && rows.numel() == draws.count() + 1,
-              "rows must be an int64 tensor of draws + 1 = ", draws.count() + 1, " bounds, got ", rows.toString(),
-              " of shape ", rows.sizes());
+  TORCH_CHECK(
+      rows.dim() == 1 && rows.scalar_type() == at::kLong && rows.numel() == draws.count() + 1,
+      "rows must be an int64 tensor of draws + 1 = ", draws.count() + 1, " bounds, got ",
+      rows.toString(), " of shape ", rows.sizes());
   const at::Tensor contiguous = rows.contiguous();
   const int64_t* bounds = contiguous.const_data_ptr<int64_t>();
-  TORCH_CHECK(bounds[0] == 0 && bounds[draws.count()] == total, "rows must run from 0 to ", total, ", got ", bounds[0],
-              " to ", bounds[draws.count()]);
+  TORCH_CHECK(bounds[0] == 0 && bounds[draws.count()] == total, "rows must run from 0 to ", total,
+              ", got ", bounds[0], " to ", bounds[draws.count()]);
   Groups groups;
   for (int64_t d = 0; d < draws.count(); ++d) {
     TORCH_CHECK(bounds[d] <= bounds[d + 1], "rows decrease at draw ", d);
@@ -35,7 +36,8 @@ Groups groups_of(const Draws& draws, const at::Tensor& rows, int64_t total) {
   return groups;
 }
 
-// One panel's columns of the rows of y [rows, outputs], to and from [rows][kPanel]; padding is zero.
+// One panel's columns of the rows of y [rows, outputs], to and from [rows][kPanel]; padding is
+// zero.
 template <typename T>
 void load_panel(const T* y, int64_t outputs, int64_t panel, int64_t rows, T* out) {
   const int64_t columns = std::min(kPanel<T>, outputs - panel * kPanel<T>);
@@ -64,28 +66,34 @@ void store_panel(const T* in, int64_t outputs, int64_t panel, int64_t rows, T* y
 }
 
 template <typename T>
-void fp(const T* x, const T* weight, const T* bias, int64_t rows, int64_t units, int64_t outputs, const Groups& groups, T scale, T* y) {
+void fp(const T* x, const T* weight, const T* bias, int64_t rows, int64_t units, int64_t outputs,
+        const Groups& groups, T scale, T* y) {
   const auto columns = Columns<T>::linear(outputs);
   const Scratch<T> gathered = gather_groups(row_pointers(x, rows, units), groups, scale);
-  parallel(columns.panels(), double(groups.elements()) * kPanel<T>, [&](int64_t begin, int64_t end) {
-    const Scratch<T> weights(units * kPanel<T>), sums(kMaxGroupRows * kPanel<T>), biases(kPanel<T>);
-    for (int64_t panel = begin; panel < end; ++panel) {
-      pack_panel(weight, units, columns, panel, 0, units, weights.get());
-      pack_vector(bias, columns, panel, biases.get());
-      for (const Group& g : groups) {
-        for (int64_t row = 0; row < g.rows; ++row) std::copy_n(biases.get(), kPanel<T>, sums.get() + row * kPanel<T>);
-        fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums.get());
-        store_panel(sums.get(), outputs, panel, g.rows, y + g.row * outputs);
-      }
-    }
-  });
+  parallel(columns.panels(), double(groups.elements()) * kPanel<T>,
+           [&](int64_t begin, int64_t end) {
+             const Scratch<T> weights(units * kPanel<T>), sums(kMaxGroupRows * kPanel<T>),
+                 biases(kPanel<T>);
+             for (int64_t panel = begin; panel < end; ++panel) {
+               pack_panel(weight, units, columns, panel, 0, units, weights.get());
+               pack_vector(bias, columns, panel, biases.get());
+               for (const Group& g : groups) {
+                 for (int64_t row = 0; row < g.rows; ++row)
+                   std::copy_n(biases.get(), kPanel<T>, sums.get() + row * kPanel<T>);
+                 fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums.get());
+                 store_panel(sums.get(), outputs, panel, g.rows, y + g.row * outputs);
+               }
+             }
+           });
 }
 
 template <typename T>
-void bp(const T* dy, const T* weight, int64_t units, int64_t outputs, const Groups& groups, T scale, T* dx) {
+void bp(const T* dy, const T* weight, int64_t units, int64_t outputs, const Groups& groups, T scale,
+        T* dx) {
   const auto gradients = [=](const Group& g, int64_t panel, int64_t count, T* scratch) {
     for (int64_t p = 0; p < count; ++p) {
-      load_panel(dy + g.row * outputs, outputs, panel + p, g.rows, scratch + p * g.rows * kPanel<T>);
+      load_panel(dy + g.row * outputs, outputs, panel + p, g.rows,
+                 scratch + p * g.rows * kPanel<T>);
     }
     return Panels<T>{scratch, g.rows * kPanel<T>, count};
   };
@@ -93,31 +101,36 @@ void bp(const T* dy, const T* weight, int64_t units, int64_t outputs, const Grou
 }
 
 template <typename T>
-void wg(const T* x, const T* dy, int64_t rows, int64_t units, int64_t outputs, const Groups& groups, T scale, T* dweight, T* dbias) {
+void wg(const T* x, const T* dy, int64_t rows, int64_t units, int64_t outputs, const Groups& groups,
+        T scale, T* dweight, T* dbias) {
   const auto columns = Columns<T>::linear(outputs);
   const Scratch<T> gathered = gather_groups(row_pointers(x, rows, units), groups, scale);
-  parallel(columns.panels(), double(groups.elements()) * kPanel<T>, [&](int64_t begin, int64_t end) {
-    const Scratch<T> sums(units * kPanel<T>), gradients(kMaxGroupRows * kPanel<T>), biases(kPanel<T>);
-    for (int64_t panel = begin; panel < end; ++panel) {
-      std::fill_n(sums.get(), units * kPanel<T>, T(0));
-      std::fill_n(biases.get(), kPanel<T>, T(0));
-      for (const Group& g : groups) {
-        load_panel(dy + g.row * outputs, outputs, panel, g.rows, gradients.get());
-        for (int64_t row = 0; row < g.rows; ++row) {
-          for (int64_t i = 0; i < kPanel<T>; ++i) biases.get()[i] += gradients.get()[row * kPanel<T> + i];
-        }
-        wg(gathered.get() + g.offset, g.rows, gradients.get(), g.units, sums.get());
-      }
-      unpack_panel(sums.get(), units, columns, panel, dweight);
-      unpack_vector(biases.get(), columns, panel, dbias);
-    }
-  });
+  parallel(columns.panels(), double(groups.elements()) * kPanel<T>,
+           [&](int64_t begin, int64_t end) {
+             const Scratch<T> sums(units * kPanel<T>), gradients(kMaxGroupRows * kPanel<T>),
+                 biases(kPanel<T>);
+             for (int64_t panel = begin; panel < end; ++panel) {
+               std::fill_n(sums.get(), units * kPanel<T>, T(0));
+               std::fill_n(biases.get(), kPanel<T>, T(0));
+               for (const Group& g : groups) {
+                 load_panel(dy + g.row * outputs, outputs, panel, g.rows, gradients.get());
+                 for (int64_t row = 0; row < g.rows; ++row) {
+                   for (int64_t i = 0; i < kPanel<T>; ++i)
+                     biases.get()[i] += gradients.get()[row * kPanel<T> + i];
+                 }
+                 wg(gathered.get() + g.offset, g.rows, gradients.get(), g.units, sums.get());
+               }
+               unpack_panel(sums.get(), units, columns, panel, dweight);
+               unpack_vector(biases.get(), columns, panel, dbias);
+             }
+           });
 }
 
 }  // namespace
 
-at::Tensor linear_fp(const at::Tensor& x_, const at::Tensor& weight_, const std::optional<at::Tensor>& bias_,
-                     const at::Tensor& indices, const at::Tensor& offsets, const at::Tensor& rows, double scale) {
+at::Tensor linear_fp(const at::Tensor& x_, const at::Tensor& weight_,
+                     const std::optional<at::Tensor>& bias_, const at::Tensor& indices,
+                     const at::Tensor& offsets, const at::Tensor& rows, double scale) {
   check_float("x", x_);
   check_matrix("x", x_);
   check_matrix("weight", weight_);
@@ -131,8 +144,8 @@ at::Tensor linear_fp(const at::Tensor& x_, const at::Tensor& weight_, const std:
   at::Tensor y = empty({x.size(0), outputs}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear_fp", [&] {
     fp<scalar_t>(x.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(),
-                 bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr, x.size(0), units, outputs, groups, scale,
-                 y.data_ptr<scalar_t>());
+                 bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr, x.size(0), units,
+                 outputs, groups, scale, y.data_ptr<scalar_t>());
   });
   return y;
 }
@@ -149,14 +162,15 @@ at::Tensor linear_bp(const at::Tensor& dy_, const at::Tensor& weight_, const at:
   const Groups groups = groups_of(draws, rows, dy.size(0));
   at::Tensor dx = at::zeros({dy.size(0), units}, dy.options());
   AT_DISPATCH_FLOATING_TYPES(dy.scalar_type(), "linear_bp", [&] {
-    bp<scalar_t>(dy.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(), units, outputs, groups, scale,
-                 dx.data_ptr<scalar_t>());
+    bp<scalar_t>(dy.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(), units, outputs,
+                 groups, scale, dx.data_ptr<scalar_t>());
   });
   return dx;
 }
 
-std::tuple<at::Tensor, at::Tensor> linear_wg(const at::Tensor& x_, const at::Tensor& dy_, const at::Tensor& indices,
-                                             const at::Tensor& offsets, const at::Tensor& rows, double scale) {
+std::tuple<at::Tensor, at::Tensor> linear_wg(const at::Tensor& x_, const at::Tensor& dy_,
+                                             const at::Tensor& indices, const at::Tensor& offsets,
+                                             const at::Tensor& rows, double scale) {
   check_float("x", x_);
   check_matrix("x", x_);
   check_matrix("dy", dy_);
@@ -167,8 +181,8 @@ std::tuple<at::Tensor, at::Tensor> linear_wg(const at::Tensor& x_, const at::Ten
   const Groups groups = groups_of(draws, rows, x.size(0));
   at::Tensor dweight = empty({outputs, units}, x.options()), dbias = empty({outputs}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear_wg", [&] {
-    wg<scalar_t>(x.const_data_ptr<scalar_t>(), dy.const_data_ptr<scalar_t>(), x.size(0), units, outputs, groups, scale,
-                 dweight.data_ptr<scalar_t>(), dbias.data_ptr<scalar_t>());
+    wg<scalar_t>(x.const_data_ptr<scalar_t>(), dy.const_data_ptr<scalar_t>(), x.size(0), units,
+                 outputs, groups, scale, dweight.data_ptr<scalar_t>(), dbias.data_ptr<scalar_t>());
   });
   return {dweight, dbias};
 }

@@ -1,4 +1,5 @@
-// BP of an LSTM layer: back through the steps to the gradients of the gates, then to those of the input.
+// BP of an LSTM layer: back through the steps to the gradients of the gates, then to those of the
+// input.
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
@@ -21,7 +22,8 @@
 namespace structured_dropout {
 namespace {
 
-// The gradients that a step hands to the one before it: of h and c, [directions][batch][panels * lanes].
+// The gradients that a step hands to the one before it: of h and c, [directions][batch][panels *
+// lanes].
 template <typename T>
 struct Carry {
   explicit Carry(const Layout<T>& layout)
@@ -50,17 +52,19 @@ void store_state(const Layout<T>& layout, const T* carry, int64_t stride, T* sta
   }
 }
 
-// Back through all steps, both directions side by side. A thread owns some hidden units: it takes a step's product for
-// them and goes on to their cells in the step before, so that threads meet once a step.
+// Back through all steps, both directions side by side. A thread owns some hidden units: it takes a
+// step's product for them and goes on to their cells in the step before, so that threads meet once
+// a step.
 template <typename T>
-void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const Pointers<T>& w_hh, Carry<T>& carry,
-         T* dgates) {
+void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const Pointers<T>& w_hh,
+         Carry<T>& carry, T* dgates) {
   using S = Simd<T>;
   const Layout<T> layout(layer);
   const int64_t steps = layer.sequence.steps(), items = layout.directions * layout.panels;
 
-  // U by unit, [directions][hidden][panels][kPanel]: each step streams whole rows of it from memory. The vector between
-  // rows keeps the rows of a power-of-two size from all falling into the same sets of the cache.
+  // U by unit, [directions][hidden][panels][kPanel]: each step streams whole rows of it from
+  // memory. The vector between rows keeps the rows of a power-of-two size from all falling into the
+  // same sets of the cache.
   const int64_t unit = layout.panels * kPanel<T> + layout.kLanes;
   const Scratch<T> recurrent(layout.directions * layer.hidden * unit);
   parallel(items, double(layer.hidden) * kPanel<T>, [&](int64_t begin, int64_t end) {
@@ -76,14 +80,17 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
 
   const auto product = [&](int64_t d, int64_t t, int64_t first_panel, int64_t last_panel) {
     const int64_t first = first_panel * S::kLanes, last = last_panel * S::kLanes;
-    const Panels<T> weights = {recurrent.get() + d * layer.hidden * unit, kPanel<T>, layout.panels, unit};
+    const Panels<T> weights = {recurrent.get() + d * layer.hidden * unit, kPanel<T>, layout.panels,
+                               unit};
     for (const Group& g : layer.rh[d].step(t)) {
       T* dh = carry.dh.get() + (d * layout.batch + g.row - layer.sequence.first(t)) * carry.stride;
       for (int64_t row = 0; row < g.rows; ++row) {
         std::fill(dh + row * carry.stride + first, dh + row * carry.stride + last, T(0));
       }
-      const Panels<T> gradients = {dgates + layout.gates(d, 0, g.row), layout.rows * kPanel<T>, layout.panels};
-      bp(gradients, g.rows, weights, 0, g.units.between(first, last), T(layer.rh[d].scale()), dh, carry.stride);
+      const Panels<T> gradients = {dgates + layout.gates(d, 0, g.row), layout.rows * kPanel<T>,
+                                   layout.panels};
+      bp(gradients, g.rows, weights, 0, g.units.between(first, last), T(layer.rh[d].scale()), dh,
+         carry.stride);
     }
   };
   const auto cell = [&](int64_t d, int64_t panel, int64_t row, int64_t b) {
@@ -91,10 +98,11 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
     const int64_t state = (d * layout.batch + b) * carry.stride + panel * S::kLanes;
     auto dh = S::load(carry.dh.get() + state);
     if (dy) {
-      dh += S::load(dy + (row * layout.directions + d) * layer.hidden + panel * S::kLanes, layout.units(panel));
+      dh += S::load(dy + (row * layout.directions + d) * layer.hidden + panel * S::kLanes,
+                    layout.units(panel));
     }
-    cell_bp(gates + layout.gates(d, panel, row), c + cell_before[d][row] * S::kLanes, c + row * S::kLanes, dh,
-            carry.dc.get() + state, dgates + layout.gates(d, panel, row));
+    cell_bp(gates + layout.gates(d, panel, row), c + cell_before[d][row] * S::kLanes,
+            c + row * S::kLanes, dh, carry.dc.get() + state, dgates + layout.gates(d, panel, row));
   };
 
   for (int64_t s = steps; s >= 0; --s) {
@@ -105,7 +113,8 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
         if (s == 0) return;
         const int64_t t = layer.runs[d].step(s - 1);
         for (int64_t panel = first; panel < last; ++panel) {
-          for (int64_t b = 0; b < layer.sequence.size(t); ++b) cell(d, panel, layer.sequence.first(t) + b, b);
+          for (int64_t b = 0; b < layer.sequence.size(t); ++b)
+            cell(d, panel, layer.sequence.first(t) + b, b);
         }
       });
     });
@@ -115,10 +124,11 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
-    const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n, const std::optional<at::Tensor>& dc_n,
-    at::TensorList w_ih, at::TensorList w_hh, const at::Tensor& gates, const at::Tensor& cells,
-    const at::Tensor& batch_sizes, const std::optional<at::Tensor>& nr_indices,
-    const std::optional<at::Tensor>& nr_offsets, int64_t nr_steps_per_draw, double nr_scale, at::TensorList rh_indices,
+    const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n,
+    const std::optional<at::Tensor>& dc_n, at::TensorList w_ih, at::TensorList w_hh,
+    const at::Tensor& gates, const at::Tensor& cells, const at::Tensor& batch_sizes,
+    const std::optional<at::Tensor>& nr_indices, const std::optional<at::Tensor>& nr_offsets,
+    int64_t nr_steps_per_draw, double nr_scale, at::TensorList rh_indices,
     at::TensorList rh_offsets, int64_t rh_steps_per_draw, double rh_scale) {
   check_float("gates", gates);
   TORCH_CHECK(!w_ih.empty() && !w_hh.empty(), "w_ih or w_hh is empty");
@@ -126,7 +136,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
   check_matrix("w_hh", w_hh[0]);
   const int64_t directions = w_hh.size(), input = w_ih[0].size(1), hidden = w_hh[0].size(1);
   const Layer layer(input, hidden, directions, batch_sizes,
-                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets, rh_steps_per_draw, rh_scale});
+                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets,
+                     rh_steps_per_draw, rh_scale});
   check_list("w_ih", w_ih, directions, gates, {4 * hidden, input});
   check_list("w_hh", w_hh, directions, gates, {4 * hidden, hidden});
   if (dy) check_like("dy", *dy, gates, {layer.rows(), directions * hidden});
@@ -140,21 +151,24 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
     using T = scalar_t;
     const Layout<T> layout(layer);
     check_shape("gates", gates, {directions, layout.panels, layout.rows, kPanel<T>});
-    check_like("cells", cells, gates, {directions, layout.panels, layout.rows + layout.batch, layout.kLanes});
+    check_like("cells", cells, gates,
+               {directions, layout.panels, layout.rows + layout.batch, layout.kLanes});
     const at::Tensor gates_ = gates.contiguous(), cells_ = cells.contiguous();
     const Pointers<T> dy_(dy), dh_n_(dh_n), dc_n_(dc_n), w_ih_(w_ih), w_hh_(w_hh);
     Carry<T> carry(layout);
     load_state(layout, dh_n_[0], carry.stride, carry.dh.get());
     load_state(layout, dc_n_[0], carry.stride, carry.dc.get());
-    run(layer, dy_[0], gates_.const_data_ptr<T>(), cells_.const_data_ptr<T>(), w_hh_, carry, dgates.data_ptr<T>());
+    run(layer, dy_[0], gates_.const_data_ptr<T>(), cells_.const_data_ptr<T>(), w_hh_, carry,
+        dgates.data_ptr<T>());
     store_state(layout, carry.dh.get(), carry.stride, dh0.data_ptr<T>());
     store_state(layout, carry.dc.get(), carry.stride, dc0.data_ptr<T>());
     for (int64_t d = 0; d < directions; ++d) {
       const auto gradients = [&](const Group& g, int64_t panel, int64_t count, T*) {
-        return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, g.row), layout.rows * kPanel<T>, count};
+        return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, g.row),
+                         layout.rows * kPanel<T>, count};
       };
-      input_gradient(w_ih_[d], input, layout.columns, layer.nr.sequence(), T(layer.nr.scale()), gradients,
-                     dx.data_ptr<T>());
+      input_gradient(w_ih_[d], input, layout.columns, layer.nr.sequence(), T(layer.nr.scale()),
+                     gradients, dx.data_ptr<T>());
     }
   });
   return {dgates, dx, dh0, dc0};

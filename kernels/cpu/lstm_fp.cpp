@@ -1,4 +1,5 @@
-// FP of an LSTM layer: the input products of the whole sequence, then step by step the recurrent products and the cells.
+// FP of an LSTM layer: the input products of the whole sequence, then step by step the recurrent
+// products and the cells.
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
@@ -31,18 +32,22 @@ struct States {
   T *y, *gates, *cells;
 };
 
-// gates = bias + (x * nr) W^T for the whole sequence, and what the first step needs: weights and initial states.
+// gates = bias + (x * nr) W^T for the whole sequence, and what the first step needs: weights and
+// initial states.
 template <typename T>
-void start(const Layer& layer, const T* x, const Parameters<T>& parameters, const States<T>& states, T* recurrent) {
+void start(const Layer& layer, const T* x, const Parameters<T>& parameters, const States<T>& states,
+           T* recurrent) {
   const Layout<T> layout(layer);
   const Groups& groups = layer.nr.sequence();
-  const Scratch<T> gathered = gather_groups(row_pointers(x, layout.rows, layer.input), groups, T(layer.nr.scale()));
+  const Scratch<T> gathered =
+      gather_groups(row_pointers(x, layout.rows, layer.input), groups, T(layer.nr.scale()));
   const double cost = double(groups.elements() + layer.hidden) * kPanel<T>;
   parallel(layout.directions * layout.panels, cost, [&](int64_t begin, int64_t end) {
     const Scratch<T> weights(layer.input * kPanel<T>), bias(kPanel<T>), bias_hh(kPanel<T>);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t d = item / layout.panels, panel = item % layout.panels;
-      pack_panel(parameters.w_ih[d], layer.input, layout.columns, panel, 0, layer.input, weights.get());
+      pack_panel(parameters.w_ih[d], layer.input, layout.columns, panel, 0, layer.input,
+                 weights.get());
       pack_panel(parameters.w_hh[d], layer.hidden, layout.columns, panel, 0, layer.hidden,
                  recurrent + layout.recurrent(d, panel));
       pack_vector(parameters.b_ih[d], layout.columns, panel, bias.get());
@@ -52,14 +57,16 @@ void start(const Layer& layer, const T* x, const Parameters<T>& parameters, cons
       T* gates = states.gates + layout.gates(d, panel, 0);
       for (const Group& g : groups) {
         T* sums = gates + g.row * kPanel<T>;
-        for (int64_t row = 0; row < g.rows; ++row) std::copy_n(bias.get(), kPanel<T>, sums + row * kPanel<T>);
+        for (int64_t row = 0; row < g.rows; ++row)
+          std::copy_n(bias.get(), kPanel<T>, sums + row * kPanel<T>);
         fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums);
       }
 
       T* c0 = states.cells + layout.cells(d, panel, layout.rows);
       for (int64_t b = 0; b < layout.batch; ++b) {
         const T* from = states.c0 + (d * layout.batch + b) * layer.hidden + panel * layout.kLanes;
-        std::fill(std::copy_n(from, layout.units(panel), c0 + b * layout.kLanes), c0 + (b + 1) * layout.kLanes, T(0));
+        std::fill(std::copy_n(from, layout.units(panel), c0 + b * layout.kLanes),
+                  c0 + (b + 1) * layout.kLanes, T(0));
       }
     }
   });
@@ -81,40 +88,48 @@ void run(const Layer& layer, const States<T>& states, const T* recurrent) {
     state_before.push_back(previous_states(layer, d, states.h0, states.y));
   }
 
-  // The kept hidden states that a step reads, as [kept][rows]: one buffer is read while the next one fills.
+  // The kept hidden states that a step reads, as [kept][rows]: one buffer is read while the next
+  // one fills.
   const Scratch<T> kept_states(2 * layout.directions * most);
-  const auto kept_state = [&](int64_t d, int64_t s) { return kept_states.get() + (2 * d + s % 2) * most; };
+  const auto kept_state = [&](int64_t d, int64_t s) {
+    return kept_states.get() + (2 * d + s % 2) * most;
+  };
   const auto gather = [&](int64_t d, int64_t s, int64_t panel) {
     const StepMask& mask = layer.rh[d];
     for (const Group& g : mask.step(layer.runs[d].step(s))) {
       const Units units = g.units.between(panel * S::kLanes, (panel + 1) * S::kLanes);
       T* out = kept_state(d, s) + g.offset + (units.ids - g.units.ids) * g.rows;
-      gather_transposed(state_before[d].data() + g.row, g.rows, units, T(mask.scale()), out, g.rows);
+      gather_transposed(state_before[d].data() + g.row, g.rows, units, T(mask.scale()), out,
+                        g.rows);
     }
   };
   const auto cells = [&](int64_t d, int64_t panel, int64_t row) {
     prefetch<kPanel<T>>(states.gates + layout.gates(d, panel + 1, row));
     T* cell = states.cells + layout.cells(d, panel, 0);
-    const auto h = cell_fp(states.gates + layout.gates(d, panel, row), cell + cell_before[d][row] * S::kLanes,
-                           cell + row * S::kLanes);
-    S::store(states.y + (row * layout.directions + d) * layer.hidden + panel * S::kLanes, h, layout.units(panel));
+    const auto h = cell_fp(states.gates + layout.gates(d, panel, row),
+                           cell + cell_before[d][row] * S::kLanes, cell + row * S::kLanes);
+    S::store(states.y + (row * layout.directions + d) * layer.hidden + panel * S::kLanes, h,
+             layout.units(panel));
   };
 
   for (int64_t d = 0; d < layout.directions; ++d) {
     for (int64_t panel = 0; panel < layout.panels; ++panel) gather(d, 0, panel);
   }
   for (int64_t s = 0; s < steps; ++s) {
-    parallel(layout.directions * layout.panels, step_cost<T>(layer, s), [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t d = item / layout.panels, panel = item % layout.panels, t = layer.runs[d].step(s);
-        for (const Group& g : layer.rh[d].step(t)) {
-          fp(kept_state(d, s) + g.offset, g.rows, recurrent + layout.recurrent(d, panel), g.units,
-             states.gates + layout.gates(d, panel, g.row));
-        }
-        for (int64_t row = layer.sequence.first(t); row < layer.sequence.first(t + 1); ++row) cells(d, panel, row);
-        if (s + 1 < steps) gather(d, s + 1, panel);
-      }
-    });
+    parallel(
+        layout.directions * layout.panels, step_cost<T>(layer, s), [&](int64_t begin, int64_t end) {
+          for (int64_t item = begin; item < end; ++item) {
+            const int64_t d = item / layout.panels, panel = item % layout.panels,
+                          t = layer.runs[d].step(s);
+            for (const Group& g : layer.rh[d].step(t)) {
+              fp(kept_state(d, s) + g.offset, g.rows, recurrent + layout.recurrent(d, panel),
+                 g.units, states.gates + layout.gates(d, panel, g.row));
+            }
+            for (int64_t row = layer.sequence.first(t); row < layer.sequence.first(t + 1); ++row)
+              cells(d, panel, row);
+            if (s + 1 < steps) gather(d, s + 1, panel);
+          }
+        });
   }
 }
 
@@ -127,14 +142,16 @@ void finish(const Layer& layer, const States<T>& states, T* h_n, T* c_n) {
       const int64_t row = layer.runs[d].last(b), out = (d * layout.batch + b) * layer.hidden;
       std::copy_n(states.y + (row * layout.directions + d) * layer.hidden, layer.hidden, h_n + out);
       for (int64_t panel = 0; panel < layout.panels; ++panel) {
-        std::copy_n(states.cells + layout.cells(d, panel, row), layout.units(panel), c_n + out + panel * layout.kLanes);
+        std::copy_n(states.cells + layout.cells(d, panel, row), layout.units(panel),
+                    c_n + out + panel * layout.kLanes);
       }
     }
   }
 }
 
 template <typename T>
-void forward(const Layer& layer, const T* x, const Parameters<T>& parameters, const States<T>& states, T* h_n, T* c_n) {
+void forward(const Layer& layer, const T* x, const Parameters<T>& parameters,
+             const States<T>& states, T* h_n, T* c_n) {
   const Layout<T> layout(layer);
   const Scratch<T> recurrent(layout.recurrent(layout.directions, 0));
   start(layer, x, parameters, states, recurrent.get());
@@ -145,17 +162,19 @@ void forward(const Layer& layer, const T* x, const Parameters<T>& parameters, co
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
-    const at::Tensor& x, const at::Tensor& h0, const at::Tensor& c0, at::TensorList w_ih, at::TensorList w_hh,
-    at::TensorList b_ih, at::TensorList b_hh, const at::Tensor& batch_sizes,
-    const std::optional<at::Tensor>& nr_indices, const std::optional<at::Tensor>& nr_offsets, int64_t nr_steps_per_draw,
-    double nr_scale, at::TensorList rh_indices, at::TensorList rh_offsets, int64_t rh_steps_per_draw, double rh_scale) {
+    const at::Tensor& x, const at::Tensor& h0, const at::Tensor& c0, at::TensorList w_ih,
+    at::TensorList w_hh, at::TensorList b_ih, at::TensorList b_hh, const at::Tensor& batch_sizes,
+    const std::optional<at::Tensor>& nr_indices, const std::optional<at::Tensor>& nr_offsets,
+    int64_t nr_steps_per_draw, double nr_scale, at::TensorList rh_indices,
+    at::TensorList rh_offsets, int64_t rh_steps_per_draw, double rh_scale) {
   check_float("x", x);
   check_matrix("x", x);
   TORCH_CHECK(!w_hh.empty(), "w_hh is empty");
   check_matrix("w_hh", w_hh[0]);
   const int64_t directions = w_hh.size(), input = x.size(1), hidden = w_hh[0].size(1);
   const Layer layer(input, hidden, directions, batch_sizes,
-                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets, rh_steps_per_draw, rh_scale});
+                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets,
+                     rh_steps_per_draw, rh_scale});
   check_shape("x", x, {layer.rows(), input});
   check_like("h0", h0, x, {directions, layer.batch(), hidden});
   check_like("c0", c0, x, {directions, layer.batch(), hidden});
@@ -174,10 +193,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
     const Layout<T> layout(layer);
     gates = empty({directions, layout.panels, layout.rows, kPanel<T>}, options);
     cells = empty({directions, layout.panels, layout.rows + layout.batch, layout.kLanes}, options);
-    const Parameters<T> parameters = {Pointers<T>(w_ih), Pointers<T>(w_hh), Pointers<T>(b_ih), Pointers<T>(b_hh)};
-    const States<T> states = {h0_.const_data_ptr<T>(), c0_.const_data_ptr<T>(), y.data_ptr<T>(), gates.data_ptr<T>(),
-                              cells.data_ptr<T>()};
-    forward(layer, x_.const_data_ptr<T>(), parameters, states, h_n.data_ptr<T>(), c_n.data_ptr<T>());
+    const Parameters<T> parameters = {Pointers<T>(w_ih), Pointers<T>(w_hh), Pointers<T>(b_ih),
+                                      Pointers<T>(b_hh)};
+    const States<T> states = {h0_.const_data_ptr<T>(), c0_.const_data_ptr<T>(), y.data_ptr<T>(),
+                              gates.data_ptr<T>(), cells.data_ptr<T>()};
+    forward(layer, x_.const_data_ptr<T>(), parameters, states, h_n.data_ptr<T>(),
+            c_n.data_ptr<T>());
   });
   return {y, h_n, c_n, gates, cells};
 }

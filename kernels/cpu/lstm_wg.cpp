@@ -1,4 +1,5 @@
-// WG of an LSTM layer: the gradients of its weights, from those of the gates and from what its products read.
+// WG of an LSTM layer: the gradients of its weights, from those of the gates and from what its
+// products read.
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 
@@ -20,10 +21,11 @@ namespace {
 
 // One panel of dweight = dgates^T (inputs * mask), for inputs gathered by group.
 template <typename T>
-void weight_gradient(const Groups& groups, const T* gathered, const T* dgates, int64_t units, const Columns<T>& columns,
-                     int64_t panel, T* sums, T* dweight) {
+void weight_gradient(const Groups& groups, const T* gathered, const T* dgates, int64_t units,
+                     const Columns<T>& columns, int64_t panel, T* sums, T* dweight) {
   std::fill_n(sums, units * kPanel<T>, T(0));
-  for (const Group& g : groups) wg(gathered + g.offset, g.rows, dgates + g.row * kPanel<T>, g.units, sums);
+  for (const Group& g : groups)
+    wg(gathered + g.offset, g.rows, dgates + g.row * kPanel<T>, g.units, sums);
   unpack_panel(sums, units, columns, panel, dweight);
 }
 
@@ -39,10 +41,12 @@ void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* 
   const Layout<T> layout(layer);
   const Groups& nr = layer.nr.sequence();
   const auto rh = [&](int64_t d) -> const Groups& { return layer.rh[d].sequence(); };
-  const Scratch<T> inputs = gather_groups(row_pointers(x, layout.rows, layer.input), nr, T(layer.nr.scale()));
+  const Scratch<T> inputs =
+      gather_groups(row_pointers(x, layout.rows, layer.input), nr, T(layer.nr.scale()));
   std::vector<Scratch<T>> states;
   for (int64_t d = 0; d < layout.directions; ++d) {
-    states.push_back(gather_groups(previous_states(layer, d, h0, y), rh(d), T(layer.rh[d].scale())));
+    states.push_back(
+        gather_groups(previous_states(layer, d, h0, y), rh(d), T(layer.rh[d].scale())));
   }
   const double cost = double(nr.elements() + rh(0).elements()) * kPanel<T>;
   parallel(layout.directions * layout.panels, cost, [&](int64_t begin, int64_t end) {
@@ -50,8 +54,10 @@ void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* 
     for (int64_t item = begin; item < end; ++item) {
       const int64_t d = item / layout.panels, panel = item % layout.panels;
       const T* dg = dgates + layout.gates(d, panel, 0);
-      weight_gradient(nr, inputs.get(), dg, layer.input, layout.columns, panel, sums.get(), gradients[d].w_ih);
-      weight_gradient(rh(d), states[d].get(), dg, layer.hidden, layout.columns, panel, sums.get(), gradients[d].w_hh);
+      weight_gradient(nr, inputs.get(), dg, layer.input, layout.columns, panel, sums.get(),
+                      gradients[d].w_ih);
+      weight_gradient(rh(d), states[d].get(), dg, layer.hidden, layout.columns, panel, sums.get(),
+                      gradients[d].w_hh);
       sum_rows(dg, layout.rows, bias.get());
       unpack_vector(bias.get(), layout.columns, panel, gradients[d].b);
     }
@@ -63,20 +69,23 @@ void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* 
 std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Tensor>> lstm_wg(
     const at::Tensor& x, const at::Tensor& h0, const at::Tensor& y, const at::Tensor& dgates,
     const at::Tensor& batch_sizes, const std::optional<at::Tensor>& nr_indices,
-    const std::optional<at::Tensor>& nr_offsets, int64_t nr_steps_per_draw, double nr_scale, at::TensorList rh_indices,
-    at::TensorList rh_offsets, int64_t rh_steps_per_draw, double rh_scale) {
+    const std::optional<at::Tensor>& nr_offsets, int64_t nr_steps_per_draw, double nr_scale,
+    at::TensorList rh_indices, at::TensorList rh_offsets, int64_t rh_steps_per_draw,
+    double rh_scale) {
   check_float("x", x);
   check_matrix("x", x);
   TORCH_CHECK(h0.dim() == 3, "h0 must have shape [directions, batch, hidden], has ", h0.sizes());
   const int64_t directions = h0.size(0), input = x.size(1), hidden = h0.size(2);
   const Layer layer(input, hidden, directions, batch_sizes,
-                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets, rh_steps_per_draw, rh_scale});
+                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets,
+                     rh_steps_per_draw, rh_scale});
   check_shape("x", x, {layer.rows(), input});
   check_like("h0", h0, x, {directions, layer.batch(), hidden});
   check_like("y", y, x, {layer.rows(), directions * hidden});
 
   std::vector<at::Tensor> dw_ih, dw_hh, db;
-  const at::Tensor x_ = x.contiguous(), h0_ = h0.contiguous(), y_ = y.contiguous(), dgates_ = dgates.contiguous();
+  const at::Tensor x_ = x.contiguous(), h0_ = h0.contiguous(), y_ = y.contiguous(),
+                   dgates_ = dgates.contiguous();
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "lstm_wg", [&] {
     using T = scalar_t;
     check_like("dgates", dgates, x, {directions, Layout<T>(layer).panels, layer.rows(), kPanel<T>});
@@ -87,8 +96,8 @@ std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Ten
       db.push_back(empty({4 * hidden}, x.options()));
       gradients.push_back({dw_ih[d].data_ptr<T>(), dw_hh[d].data_ptr<T>(), db[d].data_ptr<T>()});
     }
-    backward(layer, x_.const_data_ptr<T>(), h0_.const_data_ptr<T>(), y_.const_data_ptr<T>(), dgates_.const_data_ptr<T>(),
-             gradients);
+    backward(layer, x_.const_data_ptr<T>(), h0_.const_data_ptr<T>(), y_.const_data_ptr<T>(),
+             dgates_.const_data_ptr<T>(), gradients);
   });
   return {dw_ih, dw_hh, db};
 }

@@ -10,8 +10,8 @@ namespace structured_dropout {
 // A structured mask in CSR form: draw d keeps the units indices[offsets[d]:offsets[d + 1]].
 class Draws {
  public:
-  // indices is int32, ascending within a draw; offsets is int64 [draws + 1]. Throws if they are not, or if a unit is
-  // not in [0, units).
+  // indices is int32, ascending within a draw; offsets is int64 [draws + 1]. Throws if they are
+  // not, or if a unit is not in [0, units).
   Draws(const at::Tensor& indices, const at::Tensor& offsets, int64_t units);
 
   // One draw that keeps all units: nothing is dropped.

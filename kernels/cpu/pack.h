@@ -1,8 +1,9 @@
 // Layouts that put a unit's values side by side, so that a dropped unit is never loaded.
 //
-// Weights [columns, units] (torch's layout) become panels: panel p holds kPanel columns as [units][kPanel]. The columns
-// of a panel come in four vectors, one register each: neighbours for a linear layer, the four gates of the same hidden
-// units for an LSTM, so that a panel has all that its cells need.
+// Weights [columns, units] (torch's layout) become panels: panel p holds kPanel columns as
+// [units][kPanel]. The columns of a panel come in four vectors, one register each: neighbours for a
+// linear layer, the four gates of the same hidden units for an LSTM, so that a panel has all that
+// its cells need.
 #pragma once
 
 #include <algorithm>
@@ -24,13 +25,16 @@ class Columns {
   // A linear layer's outputs: panel p has the columns from p * kPanel on.
   static Columns linear(int64_t outputs) { return {outputs, kPanel<T>, Simd<T>::kLanes, 0}; }
 
-  // An LSTM's gates i, f, g, o: vector v of panel p has gate v of the hidden units from p * lanes on.
+  // An LSTM's gates i, f, g, o: vector v of panel p has gate v of the hidden units from p * lanes
+  // on.
   static Columns gates(int64_t hidden) { return {hidden, Simd<T>::kLanes, 0, hidden}; }
 
   int64_t panels() const { return (limit_ + panel_step_ - 1) / panel_step_; }
 
   // The first column of a vector, and how many there are; the other lanes are padding.
-  int64_t first(int64_t panel, int v) const { return panel * panel_step_ + v * vector_step_ + v * gate_step_; }
+  int64_t first(int64_t panel, int v) const {
+    return panel * panel_step_ + v * vector_step_ + v * gate_step_;
+  }
   int64_t count(int64_t panel, int v) const {
     return std::clamp<int64_t>(limit_ - panel * panel_step_ - v * vector_step_, 0, Simd<T>::kLanes);
   }
@@ -42,7 +46,8 @@ class Columns {
   int64_t limit_, panel_step_, vector_step_, gate_step_;
 };
 
-// Runs f(u) so that the blocks [u, u + lanes) cover [begin, end); the last ones may overlap. False if they cannot.
+// Runs f(u) so that the blocks [u, u + lanes) cover [begin, end); the last ones may overlap. False
+// if they cannot.
 template <typename T, typename F>
 bool for_blocks(int64_t begin, int64_t end, F f) {
   constexpr int lanes = Simd<T>::kLanes;
@@ -51,10 +56,11 @@ bool for_blocks(int64_t begin, int64_t end, F f) {
   return true;
 }
 
-// One panel of the units [begin, end) of w [columns, units]: kPanel values every `stride` of out; padding is zero.
+// One panel of the units [begin, end) of w [columns, units]: kPanel values every `stride` of out;
+// padding is zero.
 template <typename T>
-void pack_panel(const T* w, int64_t units, const Columns<T>& columns, int64_t panel, int64_t begin, int64_t end, T* out,
-                int64_t stride = kPanel<T>) {
+void pack_panel(const T* w, int64_t units, const Columns<T>& columns, int64_t panel, int64_t begin,
+                int64_t end, T* out, int64_t stride = kPanel<T>) {
   using S = Simd<T>;
   for (int v = 0; v < kPanelVectors; ++v) {
     const T* from = w + columns.first(panel, v) * units;
@@ -72,7 +78,8 @@ void pack_panel(const T* w, int64_t units, const Columns<T>& columns, int64_t pa
     });
     if (done) continue;
     for (int64_t u = begin; u < end; ++u) {
-      for (int64_t i = 0; i < S::kLanes; ++i) to[(u - begin) * stride + i] = i < count ? from[i * units + u] : T(0);
+      for (int64_t i = 0; i < S::kLanes; ++i)
+        to[(u - begin) * stride + i] = i < count ? from[i * units + u] : T(0);
     }
   }
 }
@@ -107,7 +114,8 @@ template <typename T>
 void pack_vector(const T* b, const Columns<T>& columns, int64_t panel, T* out) {
   std::fill_n(out, kPanel<T>, T(0));
   for (int v = 0; v < kPanelVectors; ++v) {
-    if (b) std::copy_n(b + columns.first(panel, v), columns.count(panel, v), out + v * Simd<T>::kLanes);
+    if (b)
+      std::copy_n(b + columns.first(panel, v), columns.count(panel, v), out + v * Simd<T>::kLanes);
   }
 }
 
@@ -131,7 +139,8 @@ void sum_rows(const T* g, int64_t rows, T* out) {
 
 // Kept values of some rows, scaled and by unit: out[k * stride + row].
 template <typename T>
-void gather_transposed(const T* const* rows, int64_t count, Units units, T scale, T* out, int64_t stride) {
+void gather_transposed(const T* const* rows, int64_t count, Units units, T scale, T* out,
+                       int64_t stride) {
   for (int64_t k = 0; k < units.count; ++k) {
     const int32_t unit = units.ids[k];
     for (int64_t row = 0; row < count; ++row) out[k * stride + row] = scale * rows[row][unit];

@@ -1,4 +1,5 @@
-// Each product is a loop of register tiles; their sizes are compile-time constants, so that their sums stay in registers.
+// Each product is a loop of register tiles; their sizes are compile-time constants, so that their
+// sums stay in registers.
 #include "products.h"
 
 #include <algorithm>
@@ -17,9 +18,9 @@ constexpr int kTileVectors = kVectorRegisters == 32 ? 4 : 2;
 constexpr int kDotRows = kVectorRegisters == 32 ? 4 : 3;
 constexpr int kDotUnits = kVectorRegisters == 32 ? 6 : 4;
 
-// The weights that the tiles of a group pass over again and again stay in the L1 cache: so many kept units of a panel
-// in FP, so many panels of a tile's units in BP. Meanwhile those that follow are prefetched: kept units lie too far
-// apart for the processor to see a stream.
+// The weights that the tiles of a group pass over again and again stay in the L1 cache: so many
+// kept units of a panel in FP, so many panels of a tile's units in BP. Meanwhile those that follow
+// are prefetched: kept units lie too far apart for the processor to see a stream.
 constexpr int64_t kFpUnits = 64;
 constexpr int64_t kBpPanels = 10;
 
@@ -40,7 +41,8 @@ void for_tiles(int64_t count, F f) {
   });
 }
 
-// For each row i: out(i) += the sum over k in [0, depth) of factor(k, i) * in(k), for kTileVectors vectors.
+// For each row i: out(i) += the sum over k in [0, depth) of factor(k, i) * in(k), for kTileVectors
+// vectors.
 template <typename T, int Height, typename Out, typename In, typename Factor>
 void tile(int64_t depth, Out out, In in, Factor factor) {
   using S = Simd<T>;
@@ -68,11 +70,12 @@ void tile(int64_t depth, Out out, In in, Factor factor) {
   }
 }
 
-// sums [Rows][Kept] += g w^T over all columns of the panels, each still a vector; weights ahead into the L2 cache.
-// Not inline: among the values of its caller GCC 12 loses a quarter of its speed.
+// sums [Rows][Kept] += g w^T over all columns of the panels, each still a vector; weights ahead
+// into the L2 cache. Not inline: among the values of its caller GCC 12 loses a quarter of its
+// speed.
 template <typename T, int Rows, int Kept>
-[[gnu::noinline]] void dot_tile(Panels<T> g, const T* const* w, const T* const* ahead, int64_t stride,
-                                typename Simd<T>::Vector* sums) {
+[[gnu::noinline]] void dot_tile(Panels<T> g, const T* const* w, const T* const* ahead,
+                                int64_t stride, typename Simd<T>::Vector* sums) {
   using S = Simd<T>;
   typename S::Vector sum[Rows][Kept];
 #pragma GCC unroll 8
@@ -88,7 +91,8 @@ template <typename T, int Rows, int Kept>
       for (int k = 0; k < Kept; ++k) S::pin(weight[k] = S::load(w[k] + panel * stride + column));
 #pragma GCC unroll 8
       for (int i = 0; i < Rows; ++i) {
-        const typename S::Vector gradient = S::load(g.data + panel * g.stride + i * kPanel<T> + column);
+        const typename S::Vector gradient =
+            S::load(g.data + panel * g.stride + i * kPanel<T> + column);
 #pragma GCC unroll 8
         for (int k = 0; k < Kept; ++k) sum[i][k] += gradient * weight[k];
       }
@@ -105,7 +109,9 @@ template <typename T, int Rows, int Kept>
 
 template <typename T>
 void fp(const T* a, int64_t rows, const T* b, Units units, T* c) {
-  const auto block = [=](int64_t k) { return Units{units.ids + k, std::min(kFpUnits, units.count - k)}; };
+  const auto block = [=](int64_t k) {
+    return Units{units.ids + k, std::min(kFpUnits, units.count - k)};
+  };
   for (int64_t k = 0; k < units.count; k += kFpUnits) {
     const Units now = block(k), next = block(k + kFpUnits < units.count ? k + kFpUnits : k);
     for_tiles<kTileHeight>(rows, [&](int64_t row, auto height) {
@@ -139,7 +145,8 @@ void wg(const T* a, int64_t rows, const T* g, Units units, T* d) {
 }
 
 template <typename T>
-void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T scale, T* dx, int64_t lddx) {
+void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T scale, T* dx,
+        int64_t lddx) {
   using S = Simd<T>;
   const auto weight = [=](int64_t k, int64_t panel) {
     return w.data + (units.ids[std::min(k, units.count - 1)] - first) * w.unit + panel * w.stride;
@@ -154,7 +161,8 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T sc
         ahead[i] = next < g.count ? weight(k + i, next) : weight(k + kept + i, 0);
       }
       for_tiles<kDotRows>(rows, [&](int64_t row, auto height) {
-        const Panels<T> gradients = {g.data + panel * g.stride + row * kPanel<T>, g.stride, next - panel};
+        const Panels<T> gradients = {g.data + panel * g.stride + row * kPanel<T>, g.stride,
+                                     next - panel};
         dot_tile<T, height(), kept()>(gradients, now, ahead, w.stride, sums + row * kept);
       });
     });

@@ -1,7 +1,8 @@
-// The three products of a group of rows that share their kept units (paper, figure 2). What was dropped is skipped while
-// loading: a kept unit's weights are reached through its id.
+// The three products of a group of rows that share their kept units (paper, figure 2). What was
+// dropped is skipped while loading: a kept unit's weights are reached through its id.
 //
-// Every output is summed by one thread in an order that shapes alone decide, so results do not depend on threads.
+// Every output is summed by one thread in an order that shapes alone decide, so results do not
+// depend on threads.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,8 @@
 
 namespace structured_dropout {
 
-// FP, figure 2a: c [rows][kPanel] += a^T b, for a [kept][rows] and the kept rows of the panel b [units][kPanel].
+// FP, figure 2a: c [rows][kPanel] += a^T b, for a [kept][rows] and the kept rows of the panel b
+// [units][kPanel].
 template <typename T>
 void fp(const T* a, int64_t rows, const T* b, Units units, T* c);
 
@@ -24,12 +26,15 @@ struct Panels {
   int64_t unit = kPanel<T>;  // from one row or unit to the next
 };
 
-// BP, figure 2b: the kept columns of dx (row stride lddx) += scale * g w^T, for the gradient panels g
-// [panel][rows][kPanel], at most kMaxGroupRows rows, and the kept units of the weight panels w, which begin at unit first.
+// BP, figure 2b: the kept columns of dx (row stride lddx) += scale * g w^T, for the gradient panels
+// g [panel][rows][kPanel], at most kMaxGroupRows rows, and the kept units of the weight panels w,
+// which begin at unit first.
 template <typename T>
-void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T scale, T* dx, int64_t lddx);
+void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T scale, T* dx,
+        int64_t lddx);
 
-// WG, figure 2c: the kept rows of d [units][kPanel] += a g, for a [kept][rows] and g [rows][kPanel].
+// WG, figure 2c: the kept rows of d [units][kPanel] += a g, for a [kept][rows] and g
+// [rows][kPanel].
 template <typename T>
 void wg(const T* a, int64_t rows, const T* g, Units units, T* d);
 

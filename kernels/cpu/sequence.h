@@ -12,8 +12,8 @@
 
 namespace structured_dropout {
 
-// A sequence packed by time, as in torch's PackedSequence: step t owns size(t) consecutive rows, the first ones of the
-// batch; sizes never grow, and there is a step.
+// A sequence packed by time, as in torch's PackedSequence: step t owns size(t) consecutive rows,
+// the first ones of the batch; sizes never grow, and there is a step.
 class Sequence {
  public:
   explicit Sequence(const at::Tensor& batch_sizes);
@@ -36,7 +36,8 @@ class Run {
   // The step that runs s-th.
   int64_t step(int64_t s) const { return reverse_ ? sequence_.steps() - 1 - s : s; }
 
-  // The row that holds the state which batch row b of step t starts from; -1 if that is the initial state.
+  // The row that holds the state which batch row b of step t starts from; -1 if that is the initial
+  // state.
   int64_t previous(int64_t t, int64_t b) const {
     const int64_t before = reverse_ ? t + 1 : t - 1;
     const bool starts = before < 0 || before == sequence_.steps() || b >= sequence_.size(before);

@@ -1,5 +1,5 @@
-// Vectors of one machine register, through the compiler's vector types: the same code is AVX-512, AVX2 or whatever
-// the target has, for float and double.
+// Vectors of one machine register, through the compiler's vector types: the same code is AVX-512,
+// AVX2 or whatever the target has, for float and double.
 #pragma once
 
 #include <cstdint>
@@ -48,14 +48,16 @@ struct Simd {
 
   static void store(T* p, Vector v, int64_t n) { std::memcpy(p, &v, n * sizeof(T)); }
 
-  // Keeps a value that many products share in its register; the compiler would rather load it again for each.
+  // Keeps a value that many products share in its register; the compiler would rather load it again
+  // for each.
   static void pin([[maybe_unused]] Vector& v) {
 #if defined(__x86_64__)
     asm("" : "+v"(v));
 #endif
   }
 
-  // Lane i is the sum of the lanes of m[i], which is lost: a transpose that adds the rows on its way.
+  // Lane i is the sum of the lanes of m[i], which is lost: a transpose that adds the rows on its
+  // way.
   static Vector sums(Vector (&m)[kLanes]) {
     add_rounds<1>(m);
     return m[0];
@@ -67,7 +69,8 @@ struct Simd {
     return T(1) / (T(1) + e.power + e.power * e.fraction);
   }
 
-  // tanh x = (e^2x - 1) / (e^2x + 1). Near 0 the power is 1, and e^2x - 1 is the fraction: nothing cancels.
+  // tanh x = (e^2x - 1) / (e^2x + 1). Near 0 the power is 1, and e^2x - 1 is the fraction: nothing
+  // cancels.
   static Vector tanh(Vector x) {
     constexpr T limit = sizeof(T) == 4 ? 10 : 20;  // beyond it tanh rounds to 1
     const Exp e = exp(T(2) * clamp(x, limit));
@@ -75,7 +78,8 @@ struct Simd {
     return expm1 / (expm1 + T(2));
   }
 
-  // In place: row i of m becomes column i. Round by round it swaps the off-diagonal quarters of 2, 4, 8, ... rows.
+  // In place: row i of m becomes column i. Round by round it swaps the off-diagonal quarters of 2,
+  // 4, 8, ... rows.
   static void transpose(Vector (&m)[kLanes]) { transpose_rounds<1>(m); }
 
  private:
@@ -91,9 +95,11 @@ struct Simd {
 
   static Exp exp(Vector x) {
     constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;
-    constexpr T round = T(3) * (Int(1) << (mantissa - 1));  // adding it leaves round(x) in the lowest bits
+    constexpr T round =
+        T(3) * (Int(1) << (mantissa - 1));  // adding it leaves round(x) in the lowest bits
     constexpr T log2e = 1.44269504088896340736;
-    constexpr T ln2_high = sizeof(T) == 4 ? 0.693359375 : 6.93145751953125e-1;  // few digits: n * ln2_high is exact
+    constexpr T ln2_high =
+        sizeof(T) == 4 ? 0.693359375 : 6.93145751953125e-1;  // few digits: n * ln2_high is exact
     constexpr T ln2_low = sizeof(T) == 4 ? -2.12194440054690583e-4 : 1.42860682030941723212e-6;
     constexpr T one = 1;
 
@@ -150,7 +156,8 @@ struct Simd {
   // Seen as 2 x 2 blocks of this many lanes, transposes the rows a and b.
   template <int Block, int... Lane>
   static void swap_blocks(Vector& a, Vector& b, std::integer_sequence<int, Lane...>) {
-    const Vector top = __builtin_shufflevector(a, b, (Lane & Block ? kLanes + Lane - Block : Lane)...);
+    const Vector top =
+        __builtin_shufflevector(a, b, (Lane & Block ? kLanes + Lane - Block : Lane)...);
     b = __builtin_shufflevector(a, b, (Lane & Block ? kLanes + Lane : Lane + Block)...);
     a = top;
   }

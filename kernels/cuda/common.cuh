@@ -1,7 +1,8 @@
 // What the products and the recurrence share: the kept units of a draw, and vectors of four.
 #pragma once
 
-// The rows that a thread sums in registers at once; the launcher picks the multiple of 4 that wastes the fewest.
+// The rows that a thread sums in registers at once; the launcher picks the multiple of 4 that
+// wastes the fewest.
 #ifndef ROWS
 #define ROWS 20
 #endif
@@ -17,8 +18,10 @@ struct Kept {
   __device__ int operator[](int i) const { return ids ? __ldg(ids + i) : i; }
 };
 
-// Draw d keeps the units indices[offsets[d]] to indices[offsets[d + 1]]; without offsets it keeps all.
-__device__ inline Kept kept_units(const int* indices, const long long* offsets, int draw, int units) {
+// Draw d keeps the units indices[offsets[d]] to indices[offsets[d + 1]]; without offsets it keeps
+// all.
+__device__ inline Kept kept_units(const int* indices, const long long* offsets, int draw,
+                                  int units) {
   if (!offsets) return {nullptr, units};
   const long long begin = __ldg(offsets + draw);
   return {indices + begin, int(__ldg(offsets + draw + 1) - begin)};
@@ -31,15 +34,19 @@ __device__ inline void prefetch(const void* p) {
 #endif
 }
 
-// Copies to shared memory for which no thread waits until wait_for_copies(); a barrier then shows them to the others.
-// A vector may be one that another block wrote: it passes by the first-level cache. Before sm_80 a copy is a load and
-// a store.
+// Copies to shared memory for which no thread waits until wait_for_copies(); a barrier then shows
+// them to the others. A vector may be one that another block wrote: it passes by the first-level
+// cache. Before sm_80 a copy is a load and a store.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 __device__ inline void copy_async(float* to, const float* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from));
+  asm volatile(
+      "cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(unsigned(__cvta_generic_to_shared(to))),
+      "l"(from));
 }
 __device__ inline void copy_async(float4* to, const float4* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from));
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(unsigned(__cvta_generic_to_shared(to))),
+      "l"(from));
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #elif defined(CUDA_SHIM)  // the tests' machine, which copies as late as it may
@@ -94,6 +101,7 @@ __device__ inline void add_outer(float4 (&sums)[ROWS], const float* inputs, floa
 template <int kLanes>
 __device__ inline float sum_over(float value) {
 #pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffff, value, distance);
+  for (int distance = kLanes / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(0xffffffff, value, distance);
   return value;
 }

@@ -1,9 +1,10 @@
-// Parameters between torch's layout, weight [outputs][units], and the products', a contiguous row a unit:
-// rows[unit][stride], of which this weight has the columns from `first` on. Once an iteration each way.
+// Parameters between torch's layout, weight [outputs][units], and the products', a contiguous row a
+// unit: rows[unit][stride], of which this weight has the columns from `first` on. Once an iteration
+// each way.
 //
-// `gates` is 4 where outputs are the four gates of each hidden unit, one gate after the other in torch's layout: in the
-// rows a hidden unit's gates lie together. Elsewhere it is 1. A block moves a tile through shared memory, so that both
-// sides are read or written along their rows.
+// `gates` is 4 where outputs are the four gates of each hidden unit, one gate after the other in
+// torch's layout: in the rows a hidden unit's gates lie together. Elsewhere it is 1. A block moves
+// a tile through shared memory, so that both sides are read or written along their rows.
 #include "common.cuh"
 
 namespace {
@@ -19,8 +20,8 @@ __device__ int output_of(int column, int outputs, int gates) {
 
 // rows = weight, and zeros from column `outputs` to `padded`.
 extern "C" __global__ void __launch_bounds__(kTile* kTileRows)
-    by_unit(const float* __restrict__ weight, int outputs, int units, int gates, int padded, int stride, int first,
-            float* __restrict__ rows) {
+    by_unit(const float* __restrict__ weight, int outputs, int units, int gates, int padded,
+            int stride, int first, float* __restrict__ rows) {
   __shared__ float tile[kTile][kTile + 1];  // the odd width keeps a column in different banks
   const int column0 = blockIdx.x * kTile, unit0 = blockIdx.y * kTile, x = threadIdx.x;
   for (int y = threadIdx.y; y < kTile; y += kTileRows) {
@@ -31,14 +32,15 @@ extern "C" __global__ void __launch_bounds__(kTile* kTileRows)
   __syncthreads();
   for (int y = threadIdx.y; y < kTile; y += kTileRows) {
     const int column = column0 + x, unit = unit0 + y;
-    if (column < padded && unit < units) rows[(long long)unit * stride + first + column] = tile[x][y];
+    if (column < padded && unit < units)
+      rows[(long long)unit * stride + first + column] = tile[x][y];
   }
 }
 
 // weight = rows.
 extern "C" __global__ void __launch_bounds__(kTile* kTileRows)
-    by_output(const float* __restrict__ rows, int outputs, int units, int gates, int stride, int first,
-              float* __restrict__ weight) {
+    by_output(const float* __restrict__ rows, int outputs, int units, int gates, int stride,
+              int first, float* __restrict__ weight) {
   __shared__ float tile[kTile][kTile + 1];
   const int column0 = blockIdx.x * kTile, unit0 = blockIdx.y * kTile, x = threadIdx.x;
   for (int y = threadIdx.y; y < kTile; y += kTileRows) {

@@ -12,8 +12,9 @@ import torch
 def first_only(backward: Callable[..., Any]) -> Callable[..., Any]:
     """A backward that raises where autograd would differentiate its result (``create_graph=True``).
 
-    ``torch.autograd.function.once_differentiable`` does so only where the incoming gradient is itself differentiated;
-    that of a loss is not, and whatever the backward computes from the saved tensors would count as a constant.
+    ``torch.autograd.function.once_differentiable`` does so only where the incoming gradient is
+    itself differentiated; that of a loss is not, and whatever the backward computes from the saved
+    tensors would count as a constant.
     """
 
     @wraps(backward)

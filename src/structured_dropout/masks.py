@@ -16,7 +16,8 @@ class Packing:
     """Which rows of a time-major [rows, features] matrix belong to which time step.
 
     Step t owns ``sizes[t]`` consecutive rows, the first ones of the batch; sizes never grow
-    (``torch.nn.utils.rnn.PackedSequence``). A padded [T, B, features] tensor is the case of equal sizes.
+    (``torch.nn.utils.rnn.PackedSequence``). A padded [T, B, features] tensor is the case of equal
+    sizes.
     """
 
     sizes: tuple[int, ...]
@@ -55,12 +56,14 @@ class Packing:
 
 @dataclass(frozen=True)
 class UnitMask:
-    """Structured dropout: for each draw the units that every row of the batch keeps (cases III and IV).
+    """Structured dropout: for each draw the units that every row of the batch keeps (cases III and
+    IV).
 
     Args:
         indices: int32 [kept units of all draws], ascending within a draw.
         offsets: int64 [draws + 1], on the CPU; draw d keeps ``indices[offsets[d]:offsets[d + 1]]``.
-        steps_per_draw: time steps that one draw serves; step t belongs to draw ``t // steps_per_draw``.
+        steps_per_draw: time steps that one draw serves; step t belongs to draw ``t //
+            steps_per_draw``.
         units: size of the dropped dimension.
         scale: 1 / (1 - p), the factor on kept units (inverted dropout).
     """
@@ -94,7 +97,9 @@ class UnitMask:
 
     def multiplier(self, like: Tensor) -> Tensor:
         """[draws, 1, units]: ``scale`` where a unit is kept, else 0."""
-        draws = torch.repeat_interleave(torch.arange(self.draws), self.offsets.diff()).to(like.device)
+        draws = torch.repeat_interleave(torch.arange(self.draws), self.offsets.diff()).to(
+            like.device
+        )
         multiplier = like.new_zeros(self.draws, self.units)
         multiplier[draws, self.indices.long()] = self.scale
         return multiplier.unsqueeze(1)
@@ -109,7 +114,11 @@ class UnitMask:
             return self
         indices = self.indices.pin_memory() if device.type == "cuda" else self.indices
         return UnitMask(
-            indices.to(device, non_blocking=True), self.offsets, self.steps_per_draw, self.units, self.scale
+            indices.to(device, non_blocking=True),
+            self.offsets,
+            self.steps_per_draw,
+            self.units,
+            self.scale,
         )
 
 
@@ -142,11 +151,12 @@ Mask = UnitMask | ElementMask
 
 
 def check_fit(name: str, mask: Mask | None, packing: Packing, units: int) -> None:
-    """Check a mask that a caller made against the sequence; that its indices ascend is taken on trust.
+    """Check a mask that a caller made against the sequence; that its indices ascend is taken on
+    trust.
 
     Raises:
-        ValueError: other draws, units or (random masks) batch than the sequence needs, or indices that contradict
-            themselves.
+        ValueError: other draws, units or (random masks) batch than the sequence needs, or indices
+            that contradict themselves.
     """
     if mask is None:
         return
@@ -157,11 +167,15 @@ def check_fit(name: str, mask: Mask | None, packing: Packing, units: int) -> Non
         found = dict(zip(("draws", "rows", "units"), mask.values.shape, strict=True))
         needed = {"draws": draws, "rows": packing.batch, "units": units}
     if found != needed:
-        has, need = (" of ".join(f"{n} {what}" for what, n in size.items()) for size in (found, needed))
+        has, need = (
+            " of ".join(f"{n} {what}" for what, n in size.items()) for size in (found, needed)
+        )
         raise ValueError(
             f"the {name} mask has {has}, {packing.steps} steps with a draw for every {mask.steps_per_draw} need {need}"
         )
-    if isinstance(mask, UnitMask) and (mask.indices.dtype != torch.int32 or mask.bounds[-1] != len(mask.indices)):
+    if isinstance(mask, UnitMask) and (
+        mask.indices.dtype != torch.int32 or mask.bounds[-1] != len(mask.indices)
+    ):
         raise ValueError(
             f"the {name} mask must have int32 indices for its {mask.bounds[-1]} kept units, "
             f"has {len(mask.indices)} of {mask.indices.dtype}"
@@ -180,9 +194,10 @@ def draw(
 ) -> Mask | None:
     """Draw a site's mask for one sequence; None where nothing is dropped.
 
-    Units are drawn on the CPU, from ``generator`` (torch's default one if None), so that a seed gives the same
-    masks on every device; elements, one number each, on the device and in the dtype of ``like``, from that
-    device's default generator, since moving them would slow the random baseline.
+    Units are drawn on the CPU, from ``generator`` (torch's default one if None), so that a seed
+    gives the same masks on every device; elements, one number each, on the device and in the dtype
+    of ``like``, from that device's default generator, since moving them would slow the random
+    baseline.
     """
     p = site.rate(layer) if site is not None else 0.0
     if site is None or p == 0:
@@ -191,7 +206,8 @@ def draw(
     draws = -(-steps // steps_per_draw)
     scale = 1 / (1 - p)
     if not site.case.structured:
-        # rand and a comparison: on the CPU bernoulli_, which F.dropout uses, takes four times as long
+        # rand and a comparison: on the CPU bernoulli_, which F.dropout uses, takes four times as
+        # long
         values = torch.rand(draws, batch, units, dtype=like.dtype, device=like.device)
         return ElementMask(values.ge_(p).mul_(scale), steps_per_draw)
     noise = torch.rand(draws, units, generator=generator, dtype=torch.float32, device="cpu")
@@ -212,14 +228,16 @@ def draw_held(
     """How much of its previous value each element keeps (zoneout); None where none is kept.
 
     Returns:
-        0 or 1 [steps, batch, units], drawn on the device of ``like`` as random masks are; with ``expectation`` the
-        probability itself [steps, 1, 1].
+        0 or 1 [steps, batch, units], drawn on the device of ``like`` as random masks are; with
+        ``expectation`` the probability itself [steps, 1, 1].
     """
     if p == 0:
         return None
     if expectation:
         return like.new_full((1, 1, 1), p).expand(steps, 1, 1)
-    return torch.rand(steps, batch, units, dtype=like.dtype, device=like.device).lt_(p)  # as in draw, not bernoulli_
+    return torch.rand(steps, batch, units, dtype=like.dtype, device=like.device).lt_(
+        p
+    )  # as in draw, not bernoulli_
 
 
 def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packing) -> Tensor:
@@ -227,7 +245,9 @@ def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packi
     if packing.is_padded:
         if multiplier.shape[0] > 1 and steps_per_draw > 1:
             multiplier = multiplier.repeat_interleave(steps_per_draw, dim=0)[: packing.steps]
-        multiplier = multiplier[:, : packing.batch]  # the late steps of a packed sequence have fewer rows
+        multiplier = multiplier[
+            :, : packing.batch
+        ]  # the late steps of a packed sequence have fewer rows
         return (x.view(packing.steps, packing.batch, x.shape[-1]) * multiplier).view_as(x)
     sizes = torch.tensor(packing.sizes)
     step = torch.repeat_interleave(torch.arange(packing.steps), sizes)

@@ -1,7 +1,8 @@
 """The clock for the three phases of training: FP, BP and WG (paper, section 3.2).
 
-Every backend runs its forward products under ``phase("fp")``, the gradients of its inputs under ``phase("bp")``
-and the gradients of its weights under ``phase("wg")``; ``measure()`` adds up what they take.
+Every backend runs its forward products under ``phase("fp")``, the gradients of its inputs under
+``phase("bp")`` and the gradients of its weights under ``phase("wg")``; ``measure()`` adds up what
+they take.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _clock: PhaseClock | None = None
 class PhaseClock:
     """Adds up the time spent in each phase.
 
-    On a GPU that is the time between two events on the current stream: nothing waits for the device because it is
-    measured, and where the device waits for the next launch, that counts too.
+    On a GPU that is the time between two events on the current stream: nothing waits for the device
+    because it is measured, and where the device waits for the next launch, that counts too.
     """
 
     def __init__(self, device: torch.device) -> None:

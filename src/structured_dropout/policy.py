@@ -36,8 +36,9 @@ class SiteDropout:
     Args:
         case: one of the four cases, or its name.
         p: probability of dropping a unit, in [0, 1); a sequence gives one rate a layer.
-        redraw_every: how many time steps one draw serves, or ``"sequence"`` for all of them. The case names
-            the ends of this scale (I and III: 1; II and IV: the sequence), which are the defaults.
+        redraw_every: how many time steps one draw serves, or ``"sequence"`` for all of them. The
+            case names the ends of this scale (I and III: 1; II and IV: the sequence), which are the
+            defaults.
         sampling: ``"bernoulli"`` drops each unit independently; ``"exact"`` always keeps
             ``round((1 - p) * units)`` of them (structured cases only).
 
@@ -56,14 +57,24 @@ class SiteDropout:
         redraw = self.redraw_every
         if redraw is None:
             redraw = "sequence" if case.fixed else 1
-        elif redraw != "sequence" and (isinstance(redraw, bool) or not isinstance(redraw, int) or redraw < 1):
-            raise ValueError(f"redraw_every must be a positive number of steps or 'sequence', not {redraw!r}")
+        elif redraw != "sequence" and (
+            isinstance(redraw, bool) or not isinstance(redraw, int) or redraw < 1
+        ):
+            raise ValueError(
+                f"redraw_every must be a positive number of steps or 'sequence', not {redraw!r}"
+            )
         elif case.fixed and redraw != "sequence":
-            raise ValueError(f"case {case.value} holds one draw for the sequence: redraw_every={redraw} contradicts it")
+            raise ValueError(
+                f"case {case.value} holds one draw for the sequence: redraw_every={redraw} contradicts it"
+            )
         if self.sampling not in get_args(Sampling):
-            raise ValueError(f"sampling must be one of {', '.join(get_args(Sampling))}, not {self.sampling!r}")
+            raise ValueError(
+                f"sampling must be one of {', '.join(get_args(Sampling))}, not {self.sampling!r}"
+            )
         if self.sampling == "exact" and not case.structured:
-            raise ValueError(f"exact sampling keeps whole units: case {case.value} is random within the batch")
+            raise ValueError(
+                f"exact sampling keeps whole units: case {case.value} is random within the batch"
+            )
         object.__setattr__(self, "case", case)
         object.__setattr__(self, "p", rates)
         object.__setattr__(self, "redraw_every", redraw)
@@ -90,11 +101,12 @@ class SiteDropout:
 
 @dataclass(frozen=True)
 class Zoneout:
-    """Zoneout (Krueger et al., 2017): each element of a state keeps its previous value with a probability.
+    """Zoneout (Krueger et al., 2017): each element of a state keeps its previous value with a
+    probability.
 
     Args:
-        h, c: the probabilities for the hidden and the cell state, in [0, 1). In eval mode the two values are mixed
-            in these proportions, which is the expectation.
+        h, c: the probabilities for the hidden and the cell state, in [0, 1). In eval mode the two
+            values are mixed in these proportions, which is the expectation.
 
     Raises:
         ValueError: a probability outside [0, 1).
@@ -110,17 +122,20 @@ class Zoneout:
 
 @dataclass(frozen=True)
 class DropoutPolicy:
-    """Dropout at the three sites of an LSTM model, and the related regularizers; ``None`` where nothing is dropped.
+    """Dropout at the three sites of an LSTM model, and the related regularizers; ``None`` where
+    nothing is dropped.
 
     Args:
         nr: the input of each layer (non-recurrent; layer 0 included), shared by the two directions.
         rh: the hidden state h_{t-1} as it is read before U (recurrent), one draw a direction.
-        output: what the projection after the last layer reads; drawn by the model, applied by StructuredLinear.
+        output: what the projection after the last layer reads; drawn by the model, applied by
+            StructuredLinear.
         cell: the cell state c_t itself (rnnDrop, Moon et al., 2015: case II), one draw a direction.
-        update: the cell's update g_t (recurrent dropout without memory loss, Semeniuta et al., 2016), likewise.
+        update: the cell's update g_t (recurrent dropout without memory loss, Semeniuta et al.,
+            2016), likewise.
         zoneout: the probabilities of keeping the previous state instead (Krueger et al., 2017).
-        weight: probability of dropping a weight of U (DropConnect, Wan et al., 2013; Merity et al., 2018), in [0, 1);
-            one draw a forward call, shared by all its steps and rows.
+        weight: probability of dropping a weight of U (DropConnect, Wan et al., 2013; Merity et al.,
+            2018), in [0, 1); one draw a forward call, shared by all its steps and rows.
 
     Raises:
         ValueError: ``weight`` is outside [0, 1).
@@ -146,7 +161,10 @@ class DropoutPolicy:
     @property
     def skips(self) -> bool:
         """Whether any site drops whole units, so that there is something to skip."""
-        return any(site is not None and site.case.structured and site.drops for site in (self.nr, self.rh, self.output))
+        return any(
+            site is not None and site.case.structured and site.drops
+            for site in (self.nr, self.rh, self.output)
+        )
 
     @property
     def inside_cell(self) -> bool:

@@ -1,7 +1,9 @@
-"""Products and LSTM cells inside a loop over time, where a step reads what the step before gave (input feeding).
+"""Products and LSTM cells inside a loop over time, where a step reads what the step before gave
+(input feeding).
 
-A layer whose whole input is known runs its sequence in one call (``lstm.py``). Elsewhere FP and BP must go step by
-step, but WG need not: once the backward has been through all steps, it is one product over the sequence.
+A layer whose whole input is known runs its sequence in one call (``lstm.py``). Elsewhere FP and BP
+must go step by step, but WG need not: once the backward has been through all steps, it is one
+product over the sequence.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout import backends
-from structured_dropout.backends.interface import Products
+from structured_dropout.backends.base import Products
 from structured_dropout.derivatives import first_only
 from structured_dropout.masks import Mask, Packing, check_fit
 from structured_dropout.phases import phase
@@ -24,7 +26,8 @@ class StepLinear:
     Args:
         weight, bias: [out, in] and [out]; bias may be None.
         mask: drawn ahead for the whole sequence; None if nothing is dropped.
-        steps, batch: of the sequence; a step that is never called, or whose y is not used, contributes nothing to WG.
+        steps, batch: of the sequence; a step that is never called, or whose y is not used,
+            contributes nothing to WG.
         backend: the name of the backend, as ``backends.resolve`` returned it.
 
     Raises:
@@ -32,7 +35,13 @@ class StepLinear:
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, mask: Mask | None, steps: int, batch: int, backend: str
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: Mask | None,
+        steps: int,
+        batch: int,
+        backend: str,
     ) -> None:
         check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
         self._products, self._mask = backends.get(backend), mask
@@ -57,9 +66,9 @@ class StepLinear:
 def note(like: Tensor, *shape: int) -> Tensor:
     """A tensor of this shape in the memory of one number, whose value nobody reads.
 
-    A function hands notes out for what it needs of the steps that take them, and each step's backward returns that as
-    the gradient of its note. So autograd brings the function's backward what the steps of this very backward left,
-    after all of them, and zeros for the others.
+    A function hands notes out for what it needs of the steps that take them, and each step's
+    backward returns that as the gradient of its note. So autograd brings the function's backward
+    what the steps of this very backward left, after all of them, and zeros for the others.
     """
     return like.new_empty_strided(shape, (0,) * len(shape))
 
@@ -80,10 +89,18 @@ class _WeightGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, bias: Tensor | None, mask: Mask | None, steps: int, batch: int, products: Products
+        ctx: Any,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: Mask | None,
+        steps: int,
+        batch: int,
+        products: Products,
     ) -> tuple[Tensor, ...]:
         ctx.rest = products, mask, Packing.padded(steps, batch)
-        return tuple(note(weight, batch, size) for _ in range(steps) for size in reversed(weight.shape))
+        return tuple(
+            note(weight, batch, size) for _ in range(steps) for size in reversed(weight.shape)
+        )
 
     @staticmethod
     def backward(ctx: Any, *notes: Tensor) -> tuple[Tensor | None, ...]:
@@ -148,7 +165,10 @@ class _Cell(torch.autograd.Function):
     @first_only
     def backward(ctx: Any, dh: Tensor, dc: Tensor) -> tuple[Tensor, ...]:
         total, c, tanh_c = ctx.saved_tensors
-        sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+        sigmoid_backward, tanh_backward = (
+            torch.ops.aten.sigmoid_backward,
+            torch.ops.aten.tanh_backward,
+        )
         with phase("bp"):
             i, f, g, o = total.chunk(4, dim=1)
             dc = dc + tanh_backward(dh * o, tanh_c)

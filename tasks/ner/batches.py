@@ -30,8 +30,8 @@ class Batch:
 
     Args:
         words: ids [W].
-        characters: ids [C] of all words in a row, ``width - 1`` paddings before, between and after them; so each
-            window of ``width`` characters lies over one word, its edges included.
+        characters: ids [C] of all words in a row, ``width - 1`` paddings before, between and after
+            them; so each window of ``width`` characters lies over one word, its edges included.
         windows: how many windows lie over each word [W].
         sizes: how many sentences have a word at each time step [T], on the CPU.
         tags: ids [T, B], 0 where a sentence has ended or the tags are unknown.
@@ -50,7 +50,9 @@ class Batch:
         return self.tags.shape[1]
 
     def to(self, device: torch.device) -> Batch:
-        moved = (x.to(device, non_blocking=True) for x in (self.words, self.characters, self.windows))
+        moved = (
+            x.to(device, non_blocking=True) for x in (self.words, self.characters, self.windows)
+        )
         return Batch(*moved, self.sizes, self.tags.to(device), self.mask.to(device))
 
 
@@ -83,7 +85,8 @@ def encode(vocabulary: Vocabulary, words: list[str], tags: list[str] | None = No
 
 
 def shuffled(sentences: list[Encoded], batch: int, rng: random.Random) -> list[list[int]]:
-    """Groups of sentences of equal length, as far as there are; their members and their order are random.
+    """Groups of sentences of equal length, as far as there are; their members and their order are
+    random.
 
     Each sentence is in one group. Without padding an epoch has half as many time steps.
     """
@@ -94,7 +97,9 @@ def shuffled(sentences: list[Encoded], batch: int, rng: random.Random) -> list[l
     return groups
 
 
-def by_length(sentences: list[Encoded], batch: int, order: Iterable[int] | None = None) -> list[list[int]]:
+def by_length(
+    sentences: list[Encoded], batch: int, order: Iterable[int] | None = None
+) -> list[list[int]]:
     """Groups of sentences, the longest first; in ``order`` where lengths are equal."""
     longest_first = sorted(order or range(len(sentences)), key=lambda i: -len(sentences[i].words))
     return [longest_first[start : start + batch] for start in range(0, len(sentences), batch)]
@@ -106,7 +111,9 @@ def collate(sentences: list[Encoded], width: int) -> Batch:
     steps = torch.arange(len(sentences[0].words))
     mask = steps.unsqueeze(1) < lengths
     sizes = mask.sum(dim=1)
-    places = [(sentence, t) for t, size in enumerate(sizes.tolist()) for sentence in sentences[:size]]
+    places = [
+        (sentence, t) for t, size in enumerate(sizes.tolist()) for sentence in sentences[:size]
+    ]
     padding = [PAD] * (width - 1)
     characters = list(padding)
     for sentence, t in places:

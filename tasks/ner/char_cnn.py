@@ -1,7 +1,7 @@
 """The character CNN: a vector of a word from its spelling.
 
-Words are short and of all lengths, so they are not padded to the longest: the windows of all words are one matrix, and
-the maximum over each word's windows is taken in it.
+Words are short and of all lengths, so they are not padded to the longest: the windows of all words
+are one matrix, and the maximum over each word's windows is taken in it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structured_dropout.backends.cpu_build import load_kernels
-from structured_dropout.backends.cpu_ops import ops
+from structured_dropout.backends.cpu.build import load_kernels
+from structured_dropout.backends.cpu.ops import ops
 from structured_dropout.derivatives import first_only
 from tasks.ner.vocabulary import PAD
 
@@ -22,9 +22,11 @@ _log = logging.getLogger(__name__)
 
 
 class CharCNN(nn.Module):
-    """Each dimension of the character embeddings has filters of its own; of each the maximum over the word counts.
+    """Each dimension of the character embeddings has filters of its own; of each the maximum over
+    the word counts.
 
-    The same function as a ``torch.nn.Conv1d`` of ``groups=size`` over the word with ``width - 1`` zeros on both sides.
+    The same function as a ``torch.nn.Conv1d`` of ``groups=size`` over the word with ``width - 1``
+    zeros on both sides.
 
     Args:
         characters: how many there are besides the padding.
@@ -34,7 +36,9 @@ class CharCNN(nn.Module):
         dropout: the rate at which elements of the embeddings are dropped.
     """
 
-    def __init__(self, characters: int, size: int, filters: int, width: int, dropout: float) -> None:
+    def __init__(
+        self, characters: int, size: int, filters: int, width: int, dropout: float
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(characters + 1, size, padding_idx=PAD)
         self.dropout = nn.Dropout(dropout)
@@ -60,7 +64,9 @@ class CharCNN(nn.Module):
 
     def _convolve(self, x: Tensor) -> Tensor:
         """[windows, size * filters]"""
-        y = torch.bmm(x.unfold(0, self.width, 1).transpose(0, 1), self.weight)  # [size, windows, filters]
+        y = torch.bmm(
+            x.unfold(0, self.width, 1).transpose(0, 1), self.weight
+        )  # [size, windows, filters]
         return y.transpose(0, 1).flatten(1)
 
 
@@ -90,8 +96,8 @@ class _ConvolveAndMax(torch.autograd.Function):
 class _MaxOverWindows(torch.autograd.Function):
     """The maximum over the rows of each word, y [windows, features] to [words, features].
 
-    The gradient goes to the first maximum, as in the kernel. torch's own segment and scatter reductions share it among
-    equal ones, in a backward that takes several times as long.
+    The gradient goes to the first maximum, as in the kernel. torch's own segment and scatter
+    reductions share it among equal ones, in a backward that takes several times as long.
     """
 
     @staticmethod
@@ -106,7 +112,9 @@ class _MaxOverWindows(torch.autograd.Function):
     def backward(ctx: Any, dhighest: Tensor) -> tuple[Tensor, None]:
         y, word, highest = ctx.saved_tensors
         row = torch.arange(len(y), device=y.device).unsqueeze(1)
-        reached = row.where(~(y < highest.index_select(0, word)), len(y))  # in a word of NaN by all rows
+        reached = row.where(
+            ~(y < highest.index_select(0, word)), len(y)
+        )  # in a word of NaN by all rows
         first = torch.full_like(highest, len(y), dtype=torch.int64)
         first.scatter_reduce_(0, word.unsqueeze(1).expand_as(y), reached, "amin")
         return torch.zeros_like(y).scatter_(0, first, dhighest), None

@@ -26,8 +26,8 @@ def read(path: Path, scheme: Scheme) -> list[Sentence]:
     """The sentences of a file whose tags follow ``scheme``.
 
     Raises:
-        UsageError: the file cannot be read, has no sentence, a ragged line, or a tag that the scheme does not
-            allow, or a word of more than LONGEST_WORD characters; names the line.
+        UsageError: the file cannot be read, has no sentence, a ragged line, or a tag that the
+            scheme does not allow, or a word of more than LONGEST_WORD characters; names the line.
     """
     sentences = [_sentence(path, lines, scheme) for lines in _groups(path, read_text(path))]
     if not sentences:
@@ -48,13 +48,17 @@ def _groups(path: Path, text: str) -> Iterator[list[_Line]]:
         columns = re.split(r"[ \t]+", stripped) if (stripped := line.strip(" \t\r")) else []
         if columns and columns[0] != _DOCUMENT:
             if len(columns) < 2:
-                raise UsageError(f"{path}:{number} has one column: a word and, in the last column, its tag are needed")
+                raise UsageError(
+                    f"{path}:{number} has one column: a word and, in the last column, its tag are needed"
+                )
             if len(columns[0]) > LONGEST_WORD:
                 raise UsageError(
                     f"{path}:{number} has a word of {len(columns[0]):,} characters: {LONGEST_WORD:,} at most"
                 )
             if len(columns) != (width := width or len(columns)):
-                raise UsageError(f"{path}:{number} has {len(columns)} columns, the lines before have {width}")
+                raise UsageError(
+                    f"{path}:{number} has {len(columns)} columns, the lines before have {width}"
+                )
             lines.append((number, columns))
         elif lines:
             yield lines

@@ -44,7 +44,9 @@ def load(data: DictConfig) -> Corpus:
         return _conll03(data)
     missing = [split for split in SPLITS if data[split] is None]
     if missing:
-        raise UsageError(f"data=conll needs data.{' and data.'.join(missing)}: paths of CoNLL files")
+        raise UsageError(
+            f"data=conll needs data.{' and data.'.join(missing)}: paths of CoNLL files"
+        )
     if data.scheme not in SCHEMES:
         raise UsageError(f"data.scheme={data.scheme} is no tag scheme: choose {', '.join(SCHEMES)}")
     paths = {split: Path(data[split]) for split in SPLITS}
@@ -57,7 +59,9 @@ def _conll03(data: DictConfig) -> Corpus:
     for split, expected in _CONLL03.items():
         path = data_folder(data) / "conll03" / f"{split}.txt"
         if not path.exists():
-            raise UsageError(f"{path} is missing: CoNLL-2003 is licensed, put it there or set data.dir")
+            raise UsageError(
+                f"{path} is missing: CoNLL-2003 is licensed, put it there or set data.dir"
+            )
         if (found := sha256(path)) != expected:
             raise UsageError(
                 f"{path} is not the file that the results are for: SHA-256 {found} instead of {expected}. "

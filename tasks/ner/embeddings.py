@@ -45,11 +45,15 @@ def load(cfg: DictConfig) -> Pretrained:
     if cfg.embeddings.name == "random":
         size = cfg.embeddings.size
         if not isinstance(size, int) or size < 1:
-            raise UsageError(f"embeddings.size must be a positive number of dimensions, not {size!r}")
+            raise UsageError(
+                f"embeddings.size must be a positive number of dimensions, not {size!r}"
+            )
         return Pretrained({}, torch.empty(0, size), {"name": "random", "size": size})
     path = glove_path(cfg)
     if not path.exists():
-        raise UsageError(f"{path} is missing: set embeddings.path to a file of GloVe vectors, or embeddings=random")
+        raise UsageError(
+            f"{path} is missing: set embeddings.path to a file of GloVe vectors, or embeddings=random"
+        )
     words, vectors = _read_npz(path) if path.suffix == ".npz" else _read_text(path)
     found = sha256(path)
     provenance = {"name": "glove", "size": vectors.shape[1], "file": path.name, "sha256": found}
@@ -64,11 +68,16 @@ def glove_path(cfg: DictConfig) -> Path:
 def _read_npz(path: Path) -> tuple[list[str], Tensor]:
     try:
         with np.load(path) as file:
-            words, vectors = file["words"].tolist(), torch.from_numpy(file["vectors"].astype(np.float32))
+            words, vectors = (
+                file["words"].tolist(),
+                torch.from_numpy(file["vectors"].astype(np.float32)),
+            )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is no npz of words and vectors: {error}") from error
     if vectors.ndim != 2 or len(words) != len(vectors):
-        raise UsageError(f"{path} has {len(words)} words, but vectors of shape {list(vectors.shape)}")
+        raise UsageError(
+            f"{path} has {len(words)} words, but vectors of shape {list(vectors.shape)}"
+        )
     return words, vectors
 
 
@@ -86,6 +95,8 @@ def _read_text(path: Path) -> tuple[list[str], Tensor]:
                 raise ValueError
             vectors[number - 1] = [float(x) for x in numbers]
         except ValueError:
-            raise UsageError(f"{path}:{number} is no word with {size} numbers, as line 1 is") from None
+            raise UsageError(
+                f"{path}:{number} is no word with {size} numbers, as line 1 is"
+            ) from None
         words.append(word)
     return words, torch.from_numpy(vectors)

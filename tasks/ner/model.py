@@ -18,7 +18,8 @@ _NEVER = -1e4  # the score of a transition that IOBES does not allow
 
 
 class Tagger(nn.Module):
-    """Word embedding and character CNN, BiLSTM, projection to the scores of tags, CRF over the sentence.
+    """Word embedding and character CNN, BiLSTM, projection to the scores of tags, CRF over the
+    sentence.
 
     Args:
         vectors: what the words of the vocabulary begin with [words, size].
@@ -46,7 +47,9 @@ class Tagger(nn.Module):
         super().__init__()
         self.words = WordEmbedding(vectors, vocabulary.trained, frozen)
         self.dropout = nn.Dropout(embedding_dropout)
-        self.characters = CharCNN(len(vocabulary.characters), char_size, char_filters, char_width, embedding_dropout)
+        self.characters = CharCNN(
+            len(vocabulary.characters), char_size, char_filters, char_width, embedding_dropout
+        )
         self.lstm = StructuredLSTM(
             vectors.shape[1] + self.characters.output_size,
             hidden_size,
@@ -57,7 +60,11 @@ class Tagger(nn.Module):
             generator=generator,
         )
         self.projection = StructuredLinear(
-            2 * hidden_size, len(vocabulary.tags), policy=policy, backend=backend, generator=generator
+            2 * hidden_size,
+            len(vocabulary.tags),
+            policy=policy,
+            backend=backend,
+            generator=generator,
         )
         self.crf = CRF(len(vocabulary.tags))
         _forbid(self.crf, vocabulary.tags)
@@ -84,8 +91,8 @@ class WordEmbedding(nn.Module):
 
     Args:
         vectors: what they begin with [words, size].
-        trained: how many of them the training sentences have. The others would never get a gradient, so they are
-            no parameter.
+        trained: how many of them the training sentences have. The others would never get a
+            gradient, so they are no parameter.
         frozen: whether those stay as they are, too.
     """
 
@@ -96,7 +103,9 @@ class WordEmbedding(nn.Module):
 
     def forward(self, words: Tensor) -> Tensor:
         """[W, size] for ids [W]; in training mode they must be words of the training sentences."""
-        return F.embedding(words, self.weight if self.training else torch.cat((self.weight, self.known)))
+        return F.embedding(
+            words, self.weight if self.training else torch.cat((self.weight, self.known))
+        )
 
     def append(self, vectors: Tensor) -> None:
         """Know more words."""

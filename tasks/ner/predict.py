@@ -19,7 +19,9 @@ def predict(model: Tagger, vocabulary: Vocabulary, sentences: list[Encoded]) -> 
     device = next(model.parameters()).device
     predicted: list[list[str]] = [[]] * len(sentences)
     groups = by_length(sentences, _BATCH)
-    for group, batch in zip(groups, Batches(sentences, groups, model.characters.width), strict=True):
+    for group, batch in zip(
+        groups, Batches(sentences, groups, model.characters.width), strict=True
+    ):
         for i, best in zip(group, model.decode(batch.to(device)), strict=True):
             found = tags.entities([vocabulary.tags[tag] for tag in best], "IOBES")
             predicted[i] = tags.tags(found, len(best), "BIO2")

@@ -23,25 +23,36 @@ _log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig) -> None:
-    """Print each word of ``input`` with its tag in BIO2, by the best model of the training of ``checkpoint``.
+    """Print each word of ``input`` with its tag in BIO2, by the best model of the training of
+    ``checkpoint``.
 
     The text has a sentence a line, its words separated by spaces; empty lines are left out.
     """
     missing = [key for key in ("checkpoint", "input") if cfg[key] is None]
     if missing:
-        raise UsageError(f"mode=tag needs {' and '.join(missing)}: checkpoint=, of a training; input=, a text file")
-    sentences = [words for line in read_text(Path(cfg.input)).split("\n") if (words := line.split())]
+        raise UsageError(
+            f"mode=tag needs {' and '.join(missing)}: checkpoint=, of a training; input=, a text file"
+        )
+    sentences = [
+        words for line in read_text(Path(cfg.input)).split("\n") if (words := line.split())
+    ]
     if not sentences:
         raise UsageError(f"input={cfg.input} has no words")
     if (longest := max(len(word) for words in sentences for word in words)) > conll.LONGEST_WORD:
-        raise UsageError(f"input={cfg.input} has a word of {longest:,} characters: {conll.LONGEST_WORD:,} at most")
+        raise UsageError(
+            f"input={cfg.input} has a word of {longest:,} characters: {conll.LONGEST_WORD:,} at most"
+        )
     state = load(Path(cfg.checkpoint))
     model, vocabulary = restore(state, settings.backend(cfg, DropoutPolicy()))
     words = {word for words in sentences for word in words}
     if state["config"]["embeddings"]["name"] == "glove":
         vocabulary = learn(model, vocabulary, words, cfg)
     if unknown := sum(word not in vocabulary for word in words):
-        _log.info("%d of %d words are unknown: tagged by their letters and their context", unknown, len(words))
+        _log.info(
+            "%d of %d words are unknown: tagged by their letters and their context",
+            unknown,
+            len(words),
+        )
     model.to(settings.device(cfg))
     predicted = predict(model, vocabulary, [encode(vocabulary, words) for words in sentences])
     for words, tags in zip(sentences, predicted, strict=True):
@@ -52,7 +63,8 @@ def load(path: Path) -> dict[str, Any]:
     """A tagger's checkpoint.
 
     Raises:
-        UsageError: the file is missing, damaged, no tagger's, or from before the end of the first epoch.
+        UsageError: the file is missing, damaged, no tagger's, or from before the end of the first
+            epoch.
     """
     if not path.exists():
         raise UsageError(f"checkpoint={path} does not exist")
@@ -68,7 +80,9 @@ def restore(state: dict[str, Any], backend: str) -> tuple[Tagger, Vocabulary]:
     """The best model of a checkpoint, and what it can tell apart."""
     vocabulary, best = Vocabulary(**state["kept"]["vocabulary"]), state["kept"]["best"]["weights"]
     vectors = torch.empty(len(vocabulary.words), best["words.weight"].shape[1])
-    model = Tagger(vocabulary, vectors, **state["config"]["model"], policy=DropoutPolicy(), backend=backend)
+    model = Tagger(
+        vocabulary, vectors, **state["config"]["model"], policy=DropoutPolicy(), backend=backend
+    )
     model.load_state_dict(best)
     return model, vocabulary
 
@@ -81,7 +95,9 @@ def learn(model: Tagger, vocabulary: Vocabulary, words: set[str], cfg: DictConfi
         return vocabulary
     pretrained, size = embeddings.load(cfg), model.words.weight.shape[1]
     if pretrained.size != size:
-        raise UsageError(f"{path} has vectors of {pretrained.size} numbers, the tagger's have {size}")
+        raise UsageError(
+            f"{path} has vectors of {pretrained.size} numbers, the tagger's have {size}"
+        )
     wider = vocabulary.with_words(sorted(words), pretrained)
     model.words.append(wider.vectors(pretrained, start=len(vocabulary.words)))
     return wider

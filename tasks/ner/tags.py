@@ -1,7 +1,7 @@
 """Tag schemes: three ways to write which words of a sentence form entities, and of what type.
 
-A tag is ``O``, outside of all entities, or a letter and a type, as in ``B-LOC``. The letters of an entity of one word
-(x) and of one of three words (x y z):
+A tag is ``O``, outside of all entities, or a letter and a type, as in ``B-LOC``. The letters of an
+entity of one word (x) and of one of three words (x y z):
 
     ======  =====  ==================  =====================================================
     scheme  x      x y z
@@ -54,7 +54,10 @@ def entities(tags: Sequence[str], scheme: Scheme) -> list[Entity]:
     for i, tag in enumerate(tags):
         letter, _, kind = tag.partition("-")
         if tag != OUTSIDE and (letter not in _LETTERS[scheme] or not kind):
-            raise InvalidTag(i, f"{tag!r} is no tag of {scheme}: O, or {' or '.join(_LETTERS[scheme])}, - and a type")
+            raise InvalidTag(
+                i,
+                f"{tag!r} is no tag of {scheme}: O, or {' or '.join(_LETTERS[scheme])}, - and a type",
+            )
         if not may_follow(previous, tag, scheme):
             raise InvalidTag(i, f"{tag} {_after(previous, i)} is not allowed in {scheme}")
         if tag != OUTSIDE:
@@ -64,7 +67,9 @@ def entities(tags: Sequence[str], scheme: Scheme) -> list[Entity]:
                 found[-1] = found[-1]._replace(end=i + 1)
         previous = tag
     if not may_follow(previous, OUTSIDE, scheme):
-        raise InvalidTag(len(tags) - 1, f"{previous} at the end of a sentence is not allowed in {scheme}")
+        raise InvalidTag(
+            len(tags) - 1, f"{previous} at the end of a sentence is not allowed in {scheme}"
+        )
     return found
 
 

@@ -1,7 +1,8 @@
-"""Named entity recognition: Ma & Hovy (2016) as Targer sets it up (Chernodub et al., 2019); section 4.3 of the paper.
+"""Named entity recognition: Ma & Hovy (2016) as Targer sets it up (Chernodub et al., 2019); section
+4.3 of the paper.
 
-Momentum SGD on clipped gradients of the mean loss of ten sentences, whose learning rate decays with the epochs. Of all
-epochs the model with the best development F1 counts.
+Momentum SGD on clipped gradients of the mean loss of ten sentences, whose learning rate decays with
+the epochs. Of all epochs the model with the best development F1 counts.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.run import Run
 from tasks.ner import data, embeddings, tags
 from tasks.ner.batches import Batch, Batches, encode, shuffled
+from tasks.ner.evaluate import score
 from tasks.ner.model import Tagger
 from tasks.ner.predict import predict
-from tasks.ner.score import score
 from tasks.ner.vocabulary import Vocabulary
 
 
@@ -33,13 +34,19 @@ def train(cfg: DictConfig) -> None:
     pretrained = embeddings.load(cfg)
     vocabulary = Vocabulary.of(corpus.train, corpus.valid + corpus.test, pretrained)
     training = [
-        encode(vocabulary, sentence.words, tags.tags(sentence.entities, len(sentence.words), "IOBES"))
+        encode(
+            vocabulary, sentence.words, tags.tags(sentence.entities, len(sentence.words), "IOBES")
+        )
         for sentence in corpus.train
     ]
-    valid, test = ([encode(vocabulary, s.words) for s in split] for split in (corpus.valid, corpus.test))
+    valid, test = (
+        [encode(vocabulary, s.words) for s in split] for split in (corpus.valid, corpus.test)
+    )
 
     provenance = {**corpus.provenance, "embeddings": pretrained.provenance}
-    with Run(cfg, provenance, backend, unit="words", quality=lambda loss: f"loss {loss:.4f}") as run:
+    with Run(
+        cfg, provenance, backend, unit="words", quality=lambda loss: f"loss {loss:.4f}"
+    ) as run:
         model = Tagger(
             vocabulary,
             vocabulary.vectors(pretrained),
@@ -51,7 +58,9 @@ def train(cfg: DictConfig) -> None:
             generator=run.generator,
         )
         model.to(run.device)
-        optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum, fused=True)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum, fused=True
+        )
         best = Best(model, higher_is_better=True)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
 
@@ -68,7 +77,9 @@ def train(cfg: DictConfig) -> None:
 
         best.restore()
         scores = score(predict(model, vocabulary, test), corpus.test)
-        run.finish(valid_f1=best.metric, **{f"test_{name}": value for name, value in scores.items()})
+        run.finish(
+            valid_f1=best.metric, **{f"test_{name}": value for name, value in scores.items()}
+        )
 
 
 def dropout(cfg: DictConfig) -> tuple[DropoutPolicy, float]:
@@ -84,7 +95,9 @@ def dropout(cfg: DictConfig) -> tuple[DropoutPolicy, float]:
     if placement != "embeddings":
         raise UsageError(f"placement={placement} is unknown: choose input or embeddings")
     if policy.nr.case.structured or policy.nr.case.fixed:
-        raise UsageError("placement=embeddings drops single elements (case I): choose input for other cases")
+        raise UsageError(
+            "placement=embeddings drops single elements (case I): choose input for other cases"
+        )
     return replace(policy, nr=None), policy.nr.rate()
 
 

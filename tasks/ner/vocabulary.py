@@ -22,8 +22,8 @@ class Vocabulary:
     """What a tagger can tell apart. A checkpoint keeps it, for resuming and tagging.
 
     Args:
-        words: by id, ``<unk>`` first. Those that the training sentences have come before those that only have a
-            pretrained vector.
+        words: by id, ``<unk>`` first. Those that the training sentences have come before those that
+            only have a pretrained vector.
         trained: how many words, from the first, the training sentences have.
         characters: those with the ids 1, 2, ...; 0 pads.
         types: of entities.
@@ -37,14 +37,22 @@ class Vocabulary:
         self._tag_ids = {tag: i for i, tag in enumerate(self.tags)}
 
     @classmethod
-    def of(cls, train: list[Sentence], others: list[Sentence], pretrained: Pretrained) -> Vocabulary:
-        """The vocabulary of the training sentences, and of what others have if it has a pretrained vector.
+    def of(
+        cls, train: list[Sentence], others: list[Sentence], pretrained: Pretrained
+    ) -> Vocabulary:
+        """The vocabulary of the training sentences, and of what others have if it has a pretrained
+        vector.
 
-        A word that training sees once, without a pretrained vector, stays ``<unk>``, which so learns what it means.
+        A word that training sees once, without a pretrained vector, stays ``<unk>``, which so
+        learns what it means.
         """
         counts = Counter(word for sentence in train for word in sentence.words)
-        trained = [word for word, count in counts.items() if count > 1 or pretrained.find(word) is not None]
-        seen = dict.fromkeys(word for sentence in others for word in sentence.words if word not in counts)
+        trained = [
+            word for word, count in counts.items() if count > 1 or pretrained.find(word) is not None
+        ]
+        seen = dict.fromkeys(
+            word for sentence in others for word in sentence.words if word not in counts
+        )
         known = [word for word in seen if pretrained.find(word) is not None]
         characters = "".join(sorted(set("".join(counts))))
         types = sorted({entity.type for sentence in train for entity in sentence.entities})
@@ -61,7 +69,11 @@ class Vocabulary:
 
     def with_words(self, words: Iterable[str], pretrained: Pretrained) -> Vocabulary:
         """This vocabulary and what it lacks of the words, if they have a pretrained vector."""
-        new = dict.fromkeys(word for word in words if word not in self._word_ids and pretrained.find(word) is not None)
+        new = dict.fromkeys(
+            word
+            for word in words
+            if word not in self._word_ids and pretrained.find(word) is not None
+        )
         return Vocabulary([*self.words, *new], self.trained, self.characters, self.types)
 
     def __contains__(self, word: str) -> bool:

@@ -1,7 +1,9 @@
-"""Luong's global attention with the general score over one target sentence, on OpenNMT's parameters.
+"""Luong's global attention with the general score over one target sentence, on OpenNMT's
+parameters.
 
-The score h W_a m and the output tanh(W_c [context; h]) are linear in the memory m, so that the keys m W_a and the
-values W_c m of all source words are computed once, and their gradients once, after the backward of all steps.
+The score h W_a m and the output tanh(W_c [context; h]) are linear in the memory m, so that the keys
+m W_a and the values W_c m of all source words are computed once, and their gradients once, after
+the backward of all steps.
 """
 
 from __future__ import annotations
@@ -33,14 +35,26 @@ class Attention:
     """
 
     def __init__(
-        self, attn: GlobalAttention, memory: Tensor, lengths: Tensor, masks: Masks, steps: int, backend: str
+        self,
+        attn: GlobalAttention,
+        memory: Tensor,
+        lengths: Tensor,
+        masks: Masks,
+        steps: int,
+        backend: str,
     ) -> None:
         src_len, batch, hidden = memory.shape
         mask = masks.memory and masks.memory.applied()
         w_context, w_query = attn.linear_out.weight[:, :hidden], attn.linear_out.weight[:, hidden:]
         keys, values = (
             backends.get(backend)
-            .linear(memory.flatten(0, 1), weight.contiguous(), None, mask, Packing.padded(src_len, batch))
+            .linear(
+                memory.flatten(0, 1),
+                weight.contiguous(),
+                None,
+                mask,
+                Packing.padded(src_len, batch),
+            )
             .view(src_len, batch, hidden)
             .transpose(0, 1)
             .contiguous()
@@ -66,7 +80,9 @@ class _MemoryGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, keys: Tensor, values: Tensor, steps: int) -> tuple[Tensor, ...]:
         batch, src_len, hidden = keys.shape
-        return tuple(note(keys, batch, 1, size) for _ in range(steps) for size in (src_len, hidden) * 2)
+        return tuple(
+            note(keys, batch, 1, size) for _ in range(steps) for size in (src_len, hidden) * 2
+        )
 
     @staticmethod
     def backward(ctx: Any, *notes: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -79,7 +95,9 @@ class _Read(torch.autograd.Function):
     """softmax(h keys^T) values: [batch, hidden] for h [batch, hidden], keys and values [batch, src_len, hidden]."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, keys: Tensor, values: Tensor, padding: Tensor, *notes: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, h: Tensor, keys: Tensor, values: Tensor, padding: Tensor, *notes: Tensor
+    ) -> Tensor:
         h = h.unsqueeze(1)
         with phase("fp"):
             scores = h @ keys.transpose(1, 2)

@@ -1,7 +1,8 @@
 """Vocabularies and batches, by OpenNMT-py.
 
-OpenNMT's iterator goes on without end and keeps its place to itself. Here a batch has a number: pass k over the pairs
-is shuffled from (seed, k) alone, so that a resumed training takes the very batches that it would have taken.
+OpenNMT's iterator goes on without end and keeps its place to itself. Here a batch has a number:
+pass k over the pairs is shuffled from (seed, k) alone, so that a resumed training takes the very
+batches that it would have taken.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _POOL = 8192  # batches that are sorted by length together, as in OpenNMT: all p
 
 
 class Vocabulary:
-    """OpenNMT's fields, which turn sentences into ids. A checkpoint keeps the words, for resuming and translating.
+    """OpenNMT's fields, which turn sentences into ids. A checkpoint keeps the words, for resuming
+    and translating.
 
     Args:
         words: of each side, by id.
@@ -42,7 +44,9 @@ class Vocabulary:
         words = {}
         for side, field in inputters.get_fields("text", None, None).items():
             if side in SIDES:
-                field.base_field.build_vocab((line.split() for line in getattr(pairs, side)), max_size=size)
+                field.base_field.build_vocab(
+                    (line.split() for line in getattr(pairs, side)), max_size=size
+                )
                 words[side] = field.base_field.vocab.itos
         return cls(words)
 
@@ -60,7 +64,9 @@ class Vocabulary:
 
     def load_state_dict(self, state: dict[str, list[str]]) -> None:
         if state != self.state_dict():
-            raise UsageError("the training pairs are not those that this run began with: choose another run.dir")
+            raise UsageError(
+                "the training pairs are not those that this run began with: choose another run.dir"
+            )
 
     def _field(self, side: str) -> Field:
         return self.fields[side].base_field
@@ -69,14 +75,16 @@ class Vocabulary:
 class Passes:
     """Training pairs in batches of about equal length, in passes that are each shuffled anew.
 
-    A batch has ``src``, ids [src_len, batch, 1] and lengths [batch], longest first, and ``tgt``, ids
-    [tgt_len, batch, 1] from <s> to </s>.
+    A batch has ``src``, ids [src_len, batch, 1] and lengths [batch], longest first, and ``tgt``,
+    ids [tgt_len, batch, 1] from <s> to </s>.
     """
 
     def __init__(self, pairs: Pairs, vocabulary: Vocabulary, batch: int, seed: int) -> None:
         reader = inputters.TextDataReader()
         sides = [("src", pairs.src, {}), ("tgt", pairs.tgt, {})]
-        dataset = inputters.Dataset(vocabulary.fields, [reader, reader], sides, inputters.text_sort_key)
+        dataset = inputters.Dataset(
+            vocabulary.fields, [reader, reader], sides, inputters.text_sort_key
+        )
         self._iterator = inputters.OrderedIterator(
             dataset, batch, pool_factor=_POOL, train=True, sort=False, sort_within_batch=True
         )
@@ -89,10 +97,14 @@ class Passes:
         if self._pass[0] != index:
             self._pass = (index, self._shuffled(index))
         iterator = self._iterator
-        return Batch(sorted(self._pass[1][i], key=iterator.sort_key, reverse=True), iterator.dataset)
+        return Batch(
+            sorted(self._pass[1][i], key=iterator.sort_key, reverse=True), iterator.dataset
+        )
 
     def _shuffled(self, index: int) -> list[list[Example]]:
-        self._iterator.random_shuffler = RandomShuffler(random.Random(f"{self._seed} {index}").getstate())
+        self._iterator.random_shuffler = RandomShuffler(
+            random.Random(f"{self._seed} {index}").getstate()
+        )
         self._iterator.create_batches()
         return list(self._iterator.batches)
 

@@ -30,7 +30,11 @@ class Pairs:
 
     def up_to(self, words: int) -> Pairs:
         """The pairs of which neither sentence is longer, or empty."""
-        fits = [pair for pair in zip(self.src, self.tgt, strict=True) if all(0 < len(s.split()) <= words for s in pair)]
+        fits = [
+            pair
+            for pair in zip(self.src, self.tgt, strict=True)
+            if all(0 < len(s.split()) <= words for s in pair)
+        ]
         return Pairs([src for src, _ in fits], [tgt for _, tgt in fits])
 
 
@@ -52,7 +56,8 @@ class PublicSet:
         stems: of the three splits.
         pairs: for training, as published.
         url: of the folder that has the files under the same names; None if they must be made.
-        stand_in: where the set is not there in full: what to train on instead, and what to say of it.
+        stand_in: where the set is not there in full: what to train on instead, and what to say of
+            it.
     """
 
     src: str
@@ -93,7 +98,10 @@ SETS = {
         },
         pairs=133_317,
         url="https://nlp.stanford.edu/projects/nmt/data/iwslt15.en-vi/",
-        stand_in=("en_vi_mix/train", "substitute: 100,057 pairs of other sources for the 133,317 training pairs"),
+        stand_in=(
+            "en_vi_mix/train",
+            "substitute: 100,057 pairs of other sources for the 133,317 training pairs",
+        ),
     ),
 }
 
@@ -102,13 +110,20 @@ def load(data: DictConfig) -> Corpus:
     """The corpus that ``data`` describes.
 
     Raises:
-        UsageError: a file is missing, altered, empty or not text, or two that belong together differ in length.
+        UsageError: a file is missing, altered, empty or not text, or two that belong together
+            differ in length.
     """
     own = {split: (data[f"{split}_src"], data[f"{split}_tgt"]) for split in SPLITS}
     for split, paths in own.items():
-        missing = [f"data.{split}_{side}" for side, path in zip(("src", "tgt"), paths, strict=True) if path is None]
+        missing = [
+            f"data.{split}_{side}"
+            for side, path in zip(("src", "tgt"), paths, strict=True)
+            if path is None
+        ]
         if missing and (data.name == "parallel" or len(missing) == 1):
-            raise UsageError(f"{' and '.join(missing)} must be given: paths of text files, a sentence a line")
+            raise UsageError(
+                f"{' and '.join(missing)} must be given: paths of text files, a sentence a line"
+            )
     own = {split: paths for split, paths in own.items() if paths != (None, None)}
 
     notes = [f"own {split} files" for split in own if data.name != "parallel"]
@@ -119,14 +134,25 @@ def load(data: DictConfig) -> Corpus:
         else:
             paths, note = _public_files(data, split)
             notes += [note] if note else []
-        longest = None if split == "train" else LONGEST_SENTENCE  # of training pairs the long ones are left out
+        longest = (
+            None if split == "train" else LONGEST_SENTENCE
+        )  # of training pairs the long ones are left out
         splits[split] = _pairs(*paths, longest)
-        hashes |= {f"{split}_{side}": sha256(path) for side, path in zip(("src", "tgt"), paths, strict=True)}
-    if data.name != "parallel" and not notes and len(splits["train"]) != (published := SETS[data.name].pairs):
+        hashes |= {
+            f"{split}_{side}": sha256(path)
+            for side, path in zip(("src", "tgt"), paths, strict=True)
+        }
+    if (
+        data.name != "parallel"
+        and not notes
+        and len(splits["train"]) != (published := SETS[data.name].pairs)
+    ):
         notes.append(f"{len(splits['train']):,} training pairs where {published:,} are published")
     splits["train"] = splits["train"].up_to(data.max_length)
     if not len(splits["train"]):
-        raise UsageError(f"no training pair has sentences of 1 to data.max_length={data.max_length} words")
+        raise UsageError(
+            f"no training pair has sentences of 1 to data.max_length={data.max_length} words"
+        )
     if data.evaluate_on is not None:
         notes.append(f"BLEU of the first {data.evaluate_on} sentences")
         splits |= {split: splits[split].first(data.evaluate_on) for split in ("valid", "test")}
@@ -158,7 +184,9 @@ def read_lines(path: Path, longest: int | None = None) -> list[str]:
     lines = [line.split() for line in text.removesuffix("\n").split("\n")]
     for number, words in enumerate(lines, start=1):
         if longest is not None and len(words) > longest:
-            raise UsageError(f"{path}:{number} has {len(words):,} words: {longest:,} at most can be translated")
+            raise UsageError(
+                f"{path}:{number} has {len(words):,} words: {longest:,} at most can be translated"
+            )
     return [" ".join(words) for words in lines]
 
 
@@ -180,7 +208,9 @@ def fetch(name: str, split: str, folder: Path) -> None:
                 f"tmp folder). Put it there, or set data.dir, or data.{split}_src and data.{split}_tgt"
             )
         try:
-            pooch.retrieve(public.url + path.name, f"sha256:{_known_hashes()[file]}", path.name, path.parent)
+            pooch.retrieve(
+                public.url + path.name, f"sha256:{_known_hashes()[file]}", path.name, path.parent
+            )
         except Exception as error:  # whatever the network brings
             raise UsageError(
                 f"{path} is missing and cannot be downloaded ({error}): put it there, or set data.dir"

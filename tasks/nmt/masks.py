@@ -19,7 +19,8 @@ class Masks:
 
     Args:
         memory: of the encoder's last hidden states, as the attention reads them.
-        nr, rh: of each layer of the decoder; layer 0's nr is of the words, its input feed is dropped by ``output``.
+        nr, rh: of each layer of the decoder; layer 0's nr is of the words, its input feed is
+            dropped by ``output``.
         query: of the decoder's last hidden state, as the attention reads it.
         output: of the attentional output, as the projection and the next step's input feed read it.
     """
@@ -42,13 +43,23 @@ class Masks:
     ) -> Masks:
         """Draw what ``policy`` drops; see StructuredModel for the sites."""
         like = next(decoder.parameters())
-        site = partial(draw, steps=tgt_steps, batch=batch, units=decoder.hidden_size, like=like, generator=generator)
+        site = partial(
+            draw,
+            steps=tgt_steps,
+            batch=batch,
+            units=decoder.hidden_size,
+            like=like,
+            generator=generator,
+        )
         layers = range(decoder.num_layers)
         last = decoder.num_layers - 1
         words = decoder.embeddings.embedding_size
         return cls(
             memory=site(policy.rh, steps=src_steps, layer=last),
-            nr=[site(policy.nr, layer=layer, **({"units": words} if layer == 0 else {})) for layer in layers],
+            nr=[
+                site(policy.nr, layer=layer, **({"units": words} if layer == 0 else {}))
+                for layer in layers
+            ],
             rh=[site(policy.rh, layer=layer) for layer in layers],
             query=site(policy.rh, layer=last),
             output=site(policy.output),
@@ -57,7 +68,9 @@ class Masks:
 
 def dropped(x: Tensor, mask: Mask | None) -> Tensor:
     """x [steps, batch, units], masked and scaled."""
-    return x if mask is None else mask.apply(x.flatten(0, 1), Packing.padded(*x.shape[:2])).view_as(x)
+    return (
+        x if mask is None else mask.apply(x.flatten(0, 1), Packing.padded(*x.shape[:2])).view_as(x)
+    )
 
 
 def factors(mask: Mask | None, steps: int, batch: int, units: int, like: Tensor) -> Tensor | None:

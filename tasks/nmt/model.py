@@ -1,7 +1,8 @@
 """Luong's model (2015): OpenNMT-py's own, and the same with structured dropout.
 
-Both have OpenNMT's parameters under OpenNMT's names, start from the same values for a seed, and translate through
-OpenNMT's own decoder: a checkpoint does not tell how it was trained. They differ in the forward pass of training.
+Both have OpenNMT's parameters under OpenNMT's names, start from the same values for a seed, and
+translate through OpenNMT's own decoder: a checkpoint does not tell how it was trained. They differ
+in the forward pass of training.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class TranslationModel(NMTModel):
         state, memory, _ = self.encoder(src, lengths)
         return state, memory
 
-    def decode(self, tgt: Tensor, lengths: Tensor, state: State, memory: Tensor, masks: Masks) -> Tensor:
+    def decode(
+        self, tgt: Tensor, lengths: Tensor, state: State, memory: Tensor, masks: Masks
+    ) -> Tensor:
         """What the projection reads [tgt_len, batch, hidden_size]: the attentional output after dropout."""
         self.decoder.init_state(None, memory, state)
         outputs, _ = self.decoder(tgt, memory, memory_lengths=lengths)
@@ -57,30 +60,41 @@ class TranslationModel(NMTModel):
 
 
 class StructuredModel(TranslationModel):
-    """The same model that drops as ``policy`` says, with LSTMs and projection that skip what was dropped.
+    """The same model that drops as ``policy`` says, with LSTMs and projection that skip what was
+    dropped.
 
     Args:
         model: whose parameters it takes over.
-        policy: nr and rh of both LSTMs, and output, after the attention. With rh the last layers' hidden states are
-            dropped in the same way where the attention reads them (section 4.2: "the final output of the encoder and
-            decoder layers").
+        policy: nr and rh of both LSTMs, and output, after the attention. With rh the last layers'
+            hidden states are dropped in the same way where the attention reads them (section 4.2:
+            "the final output of the encoder and decoder layers").
         backend: by name, as ``backends.resolve`` returned it.
         generator: what structured masks are drawn from.
     """
 
     def __init__(
-        self, model: TranslationModel, policy: DropoutPolicy, backend: str, generator: torch.Generator | None
+        self,
+        model: TranslationModel,
+        policy: DropoutPolicy,
+        backend: str,
+        generator: torch.Generator | None,
     ) -> None:
         super().__init__(model.encoder, model.decoder)
         self.policy, self.backend, self.masks_from = policy, backend, generator
         lstm, projection = model.encoder.rnn, model.generator[0]
         self.encoder.rnn = StructuredLSTM(
-            lstm.input_size, lstm.hidden_size, lstm.num_layers, policy=policy, backend=backend, generator=generator
+            lstm.input_size,
+            lstm.hidden_size,
+            lstm.num_layers,
+            policy=policy,
+            backend=backend,
+            generator=generator,
         )
         self.encoder.rnn.load_state_dict(lstm.state_dict())
         # Its input comes dropped, so it draws nothing itself.
         self.generator = nn.Sequential(
-            StructuredLinear(projection.in_features, projection.out_features, backend=backend), *model.generator[1:]
+            StructuredLinear(projection.in_features, projection.out_features, backend=backend),
+            *model.generator[1:],
         )
         self.generator[0].load_state_dict(projection.state_dict())
 
@@ -92,7 +106,9 @@ class StructuredModel(TranslationModel):
         state, memory = super().encode(src, lengths, masks)
         return state, dropped(memory, masks.memory)
 
-    def decode(self, tgt: Tensor, lengths: Tensor, state: State, memory: Tensor, masks: Masks) -> Tensor:
+    def decode(
+        self, tgt: Tensor, lengths: Tensor, state: State, memory: Tensor, masks: Masks
+    ) -> Tensor:
         return unroll(self.decoder, tgt, lengths, state, memory, masks, self.backend)
 
     def project(self, outputs: Tensor, masks: Masks) -> Tensor:
@@ -141,11 +157,19 @@ def opennmt_model(
     model = TranslationModel(
         RNNEncoder("LSTM", False, layers, hidden_size, dropout, embeddings("src")),
         InputFeedRNNDecoder(
-            "LSTM", False, layers, hidden_size, attn_type="general", dropout=dropout, embeddings=embeddings("tgt")
+            "LSTM",
+            False,
+            layers,
+            hidden_size,
+            attn_type="general",
+            dropout=dropout,
+            embeddings=embeddings("tgt"),
         ),
     )
     model.generator = nn.Sequential(
-        nn.Linear(hidden_size, len(vocabulary.words("tgt"))), Cast(torch.float32), nn.LogSoftmax(dim=-1)
+        nn.Linear(hidden_size, len(vocabulary.words("tgt"))),
+        Cast(torch.float32),
+        nn.LogSoftmax(dim=-1),
     )
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -init, init)

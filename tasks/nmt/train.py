@@ -1,9 +1,10 @@
 """Machine translation: the model of Luong et al. (2015) as OpenNMT-py trains it (section 4.2).
 
-OpenNMT-py brings the model, vocabulary, batching, optimizer and search. Its Trainer is not used: it owns the loop,
-the checkpoints and the data's place, all of which belong to the Run here, so that a translation run resumes, stops and
-reports like every other; what is left of the Trainer is ``step``. An epoch of the Run is a stretch of training
-steps between two translations of the development set.
+OpenNMT-py brings the model, vocabulary, batching, optimizer and search. Its Trainer is not used: it
+owns the loop, the checkpoints and the data's place, all of which belong to the Run here, so that a
+translation run resumes, stops and reports like every other; what is left of the Trainer is
+``step``. An epoch of the Run is a stretch of training steps between two translations of the
+development set.
 """
 
 from __future__ import annotations
@@ -32,14 +33,18 @@ def train(cfg: DictConfig) -> None:
     passes = Passes(corpus.train, vocabulary, cfg.train.batch, cfg.seed)
 
     with Run(cfg, data=corpus.provenance, backend=backend, unit="words") as run:
-        model = build(vocabulary, **cfg.model, policy=policy, backend=backend, generator=run.generator)
+        model = build(
+            vocabulary, **cfg.model, policy=policy, backend=backend, generator=run.generator
+        )
         model.to(run.device)
         optimizer = build_optimizer(model, cfg.train)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary)
 
         for epoch in run.epochs():
             model.train()
-            for batch in run.iterations(Stretch(passes, (epoch - 1) * cfg.train.steps, cfg.train.steps)):
+            for batch in run.iterations(
+                Stretch(passes, (epoch - 1) * cfg.train.steps, cfg.train.steps)
+            ):
                 words = int((batch.tgt[1:] != vocabulary.padding("tgt")).sum())
                 src, lengths, tgt = (part.to(run.device) for part in (*batch.src, batch.tgt))
                 loss = step(model, optimizer, src, lengths, tgt)
@@ -49,23 +54,32 @@ def train(cfg: DictConfig) -> None:
 
         test = translate(model, vocabulary, corpus.test.src, cfg.translate.beam, cfg.translate)
         test_bleu = bleu(test, corpus.test.tgt)
-        run.finish(notes={"bleu": signature()}, test_bleu=test_bleu)  # the signature is known once there is a score
+        run.finish(
+            notes={"bleu": signature()}, test_bleu=test_bleu
+        )  # the signature is known once there is a score
 
 
 def build_optimizer(model: nn.Module, train: DictConfig) -> Optimizer:
     """SGD on clipped gradients whose learning rate falls in steps, by OpenNMT."""
     decay = partial(
-        exponential_decay, rate=1 / train.decay, decay_steps=train.decay_every, start_step=train.decay_after
+        exponential_decay,
+        rate=1 / train.decay,
+        decay_steps=train.decay_every,
+        start_step=train.decay_after,
     )
     sgd = torch.optim.SGD(model.parameters(), lr=train.lr)
     return Optimizer(sgd, train.lr, learning_rate_decay_fn=decay, max_grad_norm=train.clip)
 
 
-def step(model: TranslationModel, optimizer: Optimizer, src: Tensor, lengths: Tensor, tgt: Tensor) -> Tensor:
+def step(
+    model: TranslationModel, optimizer: Optimizer, src: Tensor, lengths: Tensor, tgt: Tensor
+) -> Tensor:
     """One iteration; returns the loss of all words together. Arguments as in TranslationModel.logits."""
     optimizer.zero_grad()
     loss = negative_log_likelihood(model, model.logits(src, lengths, tgt), tgt)
-    optimizer.backward(loss / tgt.shape[1])  # summed over time, averaged over the sentences: as OpenNMT normalizes
+    optimizer.backward(
+        loss / tgt.shape[1]
+    )  # summed over time, averaged over the sentences: as OpenNMT normalizes
     optimizer.step()
     return loss.detach()
 

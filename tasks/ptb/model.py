@@ -11,13 +11,15 @@ State = tuple[Tensor, Tensor]
 
 
 class LanguageModel(nn.Module):
-    """Embedding, LSTM, softmax layer, all of one width; every parameter starts uniform in [-init, init].
+    """Embedding, LSTM, softmax layer, all of one width; every parameter starts uniform in [-init,
+    init].
 
-    Dropout is the LSTM's and the projection's: nr on the embedding's output and between layers, rh inside,
-    output before the softmax layer.
+    Dropout is the LSTM's and the projection's: nr on the embedding's output and between layers, rh
+    inside, output before the softmax layer.
 
     Args:
-        tied: whether the projection's weight is the embedding's (Press & Wolf, 2017); theirs are apart.
+        tied: whether the projection's weight is the embedding's (Press & Wolf, 2017); theirs are
+            apart.
         generator: what structured masks are drawn from.
     """
 
@@ -37,7 +39,9 @@ class LanguageModel(nn.Module):
         self.lstm = StructuredLSTM(
             hidden_size, hidden_size, layers, policy=policy, backend=backend, generator=generator
         )
-        self.projection = StructuredLinear(hidden_size, vocabulary, policy=policy, backend=backend, generator=generator)
+        self.projection = StructuredLinear(
+            hidden_size, vocabulary, policy=policy, backend=backend, generator=generator
+        )
         if tied:
             self.projection.weight = self.embedding.weight
         for parameter in self.parameters():

@@ -16,13 +16,14 @@ State = list[tuple[Tensor, Tensor]]  # (h, c) of each layer
 class AWDLanguageModel(nn.Module):
     """Embedding, LSTM layers of different widths, softmax layer.
 
-    The last layer is as wide as the embedding, so that the projection's weight can be the embedding's.
+    The last layer is as wide as the embedding, so that the projection's weight can be the
+    embedding's.
 
     Args:
         tied: whether it is.
         embedding_dropout: probability of dropping a word of the vocabulary, for the embedding only.
-        policy: nr on the embedded words and between layers, rh or DropConnect inside, output before the softmax
-            layer.
+        policy: nr on the embedded words and between layers, rh or DropConnect inside, output before
+            the softmax layer.
         generator: what structured masks are drawn from.
     """
 
@@ -43,7 +44,9 @@ class AWDLanguageModel(nn.Module):
         self.embedding = nn.Embedding(vocabulary, embedding_size)
         widths = [embedding_size, *[hidden_size] * (layers - 1), embedding_size]
         self.layers = nn.ModuleList(
-            StructuredLSTM(*sizes, policy=policy.for_layer(layer), backend=backend, generator=generator)
+            StructuredLSTM(
+                *sizes, policy=policy.for_layer(layer), backend=backend, generator=generator
+            )
             for layer, sizes in enumerate(pairwise(widths))
         )
         self.projection = StructuredLinear(
@@ -53,7 +56,9 @@ class AWDLanguageModel(nn.Module):
             self.projection.weight = self.embedding.weight
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         nn.init.uniform_(self.projection.weight, -0.1, 0.1)
-        nn.init.zeros_(self.projection.bias)  # the LSTM's parameters stay uniform in 1 / sqrt(width), torch's choice
+        nn.init.zeros_(
+            self.projection.bias
+        )  # the LSTM's parameters stay uniform in 1 / sqrt(width), torch's choice
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Logits [T, B, vocabulary] for tokens [T, B], and the state to carry over."""

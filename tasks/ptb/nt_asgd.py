@@ -14,19 +14,24 @@ _log = logging.getLogger(__name__)
 
 
 class NTASGD:
-    """Non-monotonically triggered averaged SGD (Merity et al., 2018, algorithm 1), as their code has it.
+    """Non-monotonically triggered averaged SGD (Merity et al., 2018, algorithm 1), as their code
+    has it.
 
     Args:
-        nonmono: averaging starts after an epoch whose validation is worse than the best one that is more than this
-            many epochs older.
+        nonmono: averaging starts after an epoch whose validation is worse than the best one that is
+            more than this many epochs older.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, nonmono: int) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, nonmono: int
+    ) -> None:
         self._parameters = list(parameters)
         self._nonmono = nonmono
         self._options = {"lr": lr, "weight_decay": weight_decay}
         self._validations: list[float] = []
-        self._optimizer: torch.optim.Optimizer = torch.optim.SGD(self._parameters, **self._options, fused=True)
+        self._optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            self._parameters, **self._options, fused=True
+        )
 
     @property
     def averages(self) -> bool:

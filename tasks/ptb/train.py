@@ -1,7 +1,9 @@
-"""Language modelling on the Penn Treebank: Zaremba et al. (2014), "Recurrent neural network regularization".
+"""Language modelling on the Penn Treebank: Zaremba et al. (2014), "Recurrent neural network
+regularization".
 
-Truncated backpropagation through time over parallel columns of the text, the state carried from window to window;
-plain SGD on clipped gradients, whose learning rate decays geometrically after some epochs.
+Truncated backpropagation through time over parallel columns of the text, the state carried from
+window to window; plain SGD on clipped gradients, whose learning rate decays geometrically after
+some epochs.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from structured_dropout.experiment import settings
 from structured_dropout.experiment.run import Run
 from structured_dropout.loss import cross_entropy_
 from tasks.ptb import data
-from tasks.ptb.evaluation import perplexity
+from tasks.ptb.evaluate import perplexity
 from tasks.ptb.model import LanguageModel, State
 
 
@@ -26,14 +28,20 @@ def train(cfg: DictConfig) -> None:
 
     with Run(cfg, data=corpus.provenance, backend=backend) as run:
         model = LanguageModel(
-            len(corpus.vocabulary), **cfg.model, policy=policy, backend=backend, generator=run.generator
+            len(corpus.vocabulary),
+            **cfg.model,
+            policy=policy,
+            backend=backend,
+            generator=run.generator,
         )
         model.to(run.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr)
         run.keep(model=model, optimizer=optimizer)
 
         for epoch in run.epochs():
-            optimizer.param_groups[0]["lr"] = cfg.train.lr / cfg.train.decay ** max(epoch - cfg.train.decay_after, 0)
+            optimizer.param_groups[0]["lr"] = cfg.train.lr / cfg.train.decay ** max(
+                epoch - cfg.train.decay_after, 0
+            )
             model.train()
             for window in run.iterations(windows):
                 tokens, targets = (part.to(run.device) for part in window)
@@ -59,7 +67,9 @@ def step(
     logits, (h, c) = model(tokens, state)
     loss = cross_entropy_(logits.flatten(0, 1), targets.flatten())
     optimizer.zero_grad()
-    (loss / tokens.shape[1]).backward()  # summed over time, averaged over the batch: the learning rate is made for that
+    (
+        loss / tokens.shape[1]
+    ).backward()  # summed over time, averaged over the batch: the learning rate is made for that
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss.detach() / targets.numel(), (h.detach(), c.detach())

@@ -1,8 +1,9 @@
-"""Language modelling on the Penn Treebank: Merity et al. (2018), "Regularizing and optimizing LSTM language models".
+"""Language modelling on the Penn Treebank: Merity et al. (2018), "Regularizing and optimizing LSTM
+language models".
 
-Windows of random length, each at a learning rate in proportion to it; SGD that turns into averaged SGD when the
-validation stops improving; penalties on large outputs and on outputs that change fast. What is tested are the weights
-of the best epoch, averaged ones where averaging had started.
+Windows of random length, each at a learning rate in proportion to it; SGD that turns into averaged
+SGD when the validation stops improving; penalties on large outputs and on outputs that change fast.
+What is tested are the weights of the best epoch, averaged ones where averaging had started.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from structured_dropout.experiment.run import Run
 from structured_dropout.loss import cross_entropy_
 from structured_dropout.masks import Mask
 from tasks.ptb import data
-from tasks.ptb.evaluation import perplexity
+from tasks.ptb.evaluate import perplexity
 from tasks.ptb.model_awd import AWDLanguageModel, State
 from tasks.ptb.nt_asgd import NTASGD
 
@@ -29,19 +30,29 @@ def train(cfg: DictConfig) -> None:
 
     with Run(cfg, data=corpus.provenance, backend=backend) as run:
         model = AWDLanguageModel(
-            len(corpus.vocabulary), **cfg.model, policy=policy, backend=backend, generator=run.generator
+            len(corpus.vocabulary),
+            **cfg.model,
+            policy=policy,
+            backend=backend,
+            generator=run.generator,
         )
         model.to(run.device)
-        optimizer = NTASGD(model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono)
+        optimizer = NTASGD(
+            model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono
+        )
         best = Best(model, higher_is_better=False)
         run.keep(model=model, optimizer=optimizer, best=best)
 
         for epoch in run.epochs():
-            windows = data.VariableWindows(corpus.train, cfg.train.batch, cfg.train.bptt, cfg.seed, epoch)
+            windows = data.VariableWindows(
+                corpus.train, cfg.train.batch, cfg.train.bptt, cfg.seed, epoch
+            )
             model.train()
             for window in run.iterations(windows):
                 tokens, targets = (part.to(run.device) for part in window)
-                loss, run.carry["state"] = step(model, optimizer, tokens, targets, run.carry.get("state"), cfg.train)
+                loss, run.carry["state"] = step(
+                    model, optimizer, tokens, targets, run.carry.get("state"), cfg.train
+                )
                 run.record(loss, units=targets.numel())
             run.carry.clear()
             with optimizer.averaged():
@@ -51,7 +62,9 @@ def train(cfg: DictConfig) -> None:
             run.end_epoch(valid_perplexity=valid)
 
         best.restore()
-        run.finish(valid_perplexity=best.metric, test_perplexity=perplexity(model, corpus.test, batch=1))
+        run.finish(
+            valid_perplexity=best.metric, test_perplexity=perplexity(model, corpus.test, batch=1)
+        )
 
 
 def step(

@@ -1,8 +1,9 @@
 """Runs kernels/cuda on the CPU, with a launcher that takes the place of CuPy's.
 
-The very same sources are compiled by g++; the threads of a launch are fibers (runtime.cpp), and each access to memory
-is checked (memory.cpp). A data race, a divergent barrier, a deadlock, an access outside a tensor, a read of shared
-memory that nobody wrote: each is a ``LaunchError`` that names the kernel's line.
+The very same sources are compiled by g++; the threads of a launch are fibers (runtime.cpp), and
+each access to memory is checked (memory.cpp). A data race, a divergent barrier, a deadlock, an
+access outside a tensor, a read of shared memory that nobody wrote: each is a ``LaunchError`` that
+names the kernel's line.
 """
 
 from __future__ import annotations
@@ -21,13 +22,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.cuda_launch import Arguments, Dim3, read_source
+from structured_dropout.backends.cuda.launch import Arguments, Dim3, read_source
 
 HERE = Path(__file__).parent
-_FLAGS = ["-std=c++17", "-O2", "-gdwarf-4", "-g1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
+_FLAGS = [
+    "-std=c++17",
+    "-O2",
+    "-gdwarf-4",
+    "-g1",
+    "-fPIC",
+    "-U_FORTIFY_SOURCE",
+    "-ffp-contract=off",
+]
 # Calls to the functions of memory.cpp before each access, volatile ones apart.
 _CHECKED = ["-fsanitize=thread,alignment", "-fno-sanitize-recover=alignment"]
-_CHECKED += ["--param", "tsan-distinguish-volatile=1", "--param", "tsan-instrument-func-entry-exit=0"]
+_CHECKED += [
+    "--param",
+    "tsan-distinguish-volatile=1",
+    "--param",
+    "tsan-instrument-func-entry-exit=0",
+]
 _UNKNOWN = ["-Wno-unknown-pragmas", "-Wno-attributes", "-Wno-tsan"]  # what only nvcc knows
 _KINDS = {"f": torch.float32, "i": torch.int32, "l": torch.int64}
 
@@ -49,8 +63,8 @@ class ShimLauncher:
     """A launcher for CPU tensors (``cuda_launch.Launcher``).
 
     Args:
-        multiprocessors, shared_limit: of the device that it plays; small, so that small tests have several blocks. A
-            multiprocessor takes one block of a cooperative launch.
+        multiprocessors, shared_limit: of the device that it plays; small, so that small tests have
+            several blocks. A multiprocessor takes one block of a cooperative launch.
         folder: where the kernels are instead of kernels/cuda.
     """
 
@@ -64,7 +78,9 @@ class ShimLauncher:
         self._folder = folder
         self._seeds = itertools.count()  # each launch has an order of threads of its own
         self.without: Line | None = None  # a barrier that the kernels shall pass by
-        self.launched: set[tuple[str, str, tuple[str, ...]]] = set()  # source, name and defines of each kernel so far
+        self.launched: set[tuple[str, str, tuple[str, ...]]] = (
+            set()
+        )  # source, name and defines of each kernel so far
 
     def why_not(self, device: torch.device) -> str | None:
         return None if device.type == "cpu" else "the tests run its kernels on the CPU"
@@ -92,10 +108,14 @@ class ShimLauncher:
         if grid[0] >= 2**31 or grid[1] >= 2**16 or grid[2] >= 2**16:
             raise LaunchError(f"{where}: grid {grid} is larger than a device takes")
         if shared_bytes > self._shared_limit:
-            raise LaunchError(f"{where}: {shared_bytes} bytes of shared memory, the device has {self._shared_limit}")
+            raise LaunchError(
+                f"{where}: {shared_bytes} bytes of shared memory, the device has {self._shared_limit}"
+            )
         blocks = grid[0] * grid[1] * grid[2]
         if cooperative and blocks > self._multiprocessors:
-            raise LaunchError(f"{where}: {blocks} blocks of a cooperative launch cannot all run at once")
+            raise LaunchError(
+                f"{where}: {blocks} blocks of a cooperative launch cannot all run at once"
+            )
         library = _compile(read_source(source, self._folder), source, defines)
         kinds = _kinds(library, name)
         values = _checked(args, kinds, where)
@@ -143,11 +163,20 @@ def _checked(args: Arguments, kinds: list[str], where: str) -> list[ctypes._Simp
         fits = {
             "i": isinstance(arg, int) and -(2**31) <= arg < 2**31,
             "f": isinstance(arg, float),
-            "p": arg is None or (isinstance(arg, Tensor) and arg.dtype == _KINDS.get(kind[0]) and arg.is_contiguous()),
+            "p": arg is None
+            or (
+                isinstance(arg, Tensor) and arg.dtype == _KINDS.get(kind[0]) and arg.is_contiguous()
+            ),
         }["p" if len(kind) == 2 else kind]
         if not fits:
-            given = f"a {arg.dtype} tensor of strides {arg.stride()}" if isinstance(arg, Tensor) else repr(arg)
-            raise TypeError(f"{where}: argument {position} must fit a parameter of kind {kind}, it is {given}")
+            given = (
+                f"a {arg.dtype} tensor of strides {arg.stride()}"
+                if isinstance(arg, Tensor)
+                else repr(arg)
+            )
+            raise TypeError(
+                f"{where}: argument {position} must fit a parameter of kind {kind}, it is {given}"
+            )
         if len(kind) == 2:
             values.append(ctypes.c_void_p(None if arg is None else arg.data_ptr()))
         else:
@@ -157,7 +186,9 @@ def _checked(args: Arguments, kinds: list[str], where: str) -> list[ctypes._Simp
 
 def _buffers(tensors: list[Tensor]) -> list[tuple[int, int]]:
     """Address and size of what the tensors cover; those that overlap, or touch within one storage, make one."""
-    spans = sorted((t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in tensors if t.numel())
+    spans = sorted(
+        (t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in tensors if t.numel()
+    )
     merged: list[tuple[int, int]] = []
     for begin, end in spans:
         if merged and begin < merged[-1][1]:
@@ -177,9 +208,13 @@ def _resolve(message: str, library: str) -> str:
     """Replaces the places in the library by the kernel's files and lines."""
 
     def line(place: re.Match[str]) -> str:
-        frames = subprocess.check_output(["addr2line", "-i", "-e", library, place[1]], text=True).splitlines()
+        frames = subprocess.check_output(
+            ["addr2line", "-i", "-e", library, place[1]], text=True
+        ).splitlines()
         lines = [Path(frame.split(" ")[0]).name for frame in frames]
-        return next((line for line in lines if not line.startswith("device.h")), lines[0])  # where CUDA's word stands
+        return next(
+            (line for line in lines if not line.startswith("device.h")), lines[0]
+        )  # where CUDA's word stands
 
     return re.sub(r"@([0-9a-f]+)", line, message)
 
@@ -193,10 +228,31 @@ def _compile(text: str, source: str, defines: tuple[str, ...]) -> ctypes.PyDLL:
         with tempfile.TemporaryDirectory(dir=_folder()) as folder:
             unit, built = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
             unit.write_text(_unit(text))
-            _run("g++", "-shared", *flags, "-I", str(HERE), str(unit), "-o", str(built), "-c", cwd=folder)
-            _run("g++", "-shared", str(built), str(_runtime()), "-o", str(library.with_suffix(".tmp")), "-ldl")
+            _run(
+                "g++",
+                "-shared",
+                *flags,
+                "-I",
+                str(HERE),
+                str(unit),
+                "-o",
+                str(built),
+                "-c",
+                cwd=folder,
+            )
+            _run(
+                "g++",
+                "-shared",
+                str(built),
+                str(_runtime()),
+                "-o",
+                str(library.with_suffix(".tmp")),
+                "-ldl",
+            )
             os.replace(library.with_suffix(".tmp"), library)
-    loaded = ctypes.PyDLL(str(library))  # which keeps Python's lock: the fibers share one stack of states
+    loaded = ctypes.PyDLL(
+        str(library)
+    )  # which keeps Python's lock: the fibers share one stack of states
     loaded.shim_launch.restype = ctypes.c_char_p
     return loaded
 
@@ -204,8 +260,8 @@ def _compile(text: str, source: str, defines: tuple[str, ...]) -> ctypes.PyDLL:
 def _unit(text: str) -> str:
     """The kernels and a way to call each by an array of arguments.
 
-    All is in an unnamed namespace, so that no static of a template is merged with another one's: their section of
-    shared memory allows that to none.
+    All is in an unnamed namespace, so that no static of a template is merged with another one's:
+    their section of shared memory allows that to none.
     """
     text = re.sub(
         r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?(\w+)\s+(\w+)\s*\[\s*\]\s*;",
@@ -222,7 +278,10 @@ def _runtime() -> Path:
     """The scheduler and the memory in one object file, without checks of their own accesses."""
     sources = [HERE / "runtime.cpp", HERE / "memory.cpp"]
     headers = [HERE / "runtime.h", HERE / "machine.h"]
-    built = _folder() / f"runtime-{_digest(*_FLAGS, *(path.read_text() for path in [*sources, *headers]))}.o"
+    built = (
+        _folder()
+        / f"runtime-{_digest(*_FLAGS, *(path.read_text() for path in [*sources, *headers]))}.o"
+    )
     if not built.exists():
         with tempfile.TemporaryDirectory(dir=_folder()) as folder:
             for path in sources:

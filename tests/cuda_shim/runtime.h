@@ -4,14 +4,15 @@
 #include <cstdint>
 
 struct uint3 {
-    unsigned x, y, z;
+  unsigned x, y, z;
 };
 
 struct dim3 {
-    unsigned x = 1, y = 1, z = 1;
+  unsigned x = 1, y = 1, z = 1;
 };
 
-extern "C" char shim_dynamic_shared[];  // what the launcher puts in the place of extern __shared__ arrays
+extern "C" char
+    shim_dynamic_shared[];  // what the launcher puts in the place of extern __shared__ arrays
 
 namespace shim {
 
@@ -21,17 +22,17 @@ extern dim3 block_size, grid_size;
 
 // A line of a kernel. Two texts of one file name may differ in address.
 struct Line {
-    const char* file;
-    int line;
+  const char* file;
+  int line;
 };
 
-void barrier(Line where);                               // __syncthreads
-void warp_barrier(unsigned mask, Line where);           // __syncwarp
+void barrier(Line where);                      // __syncthreads
+void warp_barrier(unsigned mask, Line where);  // __syncwarp
 unsigned ballot(unsigned mask, int predicate, Line where);
 uint64_t shuffle(unsigned mask, uint64_t value, unsigned source, Line where);
 unsigned lane();
-void fence();                                           // __threadfence
-void sleep(Line where);                                 // __nanosleep
+void fence();            // __threadfence
+void sleep(Line where);  // __nanosleep
 
 // cp.async: a thread's copies happen when it waits for their group, and no sooner.
 void copy_async(void* to, const void* from, size_t bytes);
@@ -39,7 +40,8 @@ void commit_copies();
 void wait_for_copies(unsigned groups_left);
 
 enum class Access { plain, atomic, read_only };
-// Tells the race detector of an access that the compiler does not; fails the launch if it must not be.
+// Tells the race detector of an access that the compiler does not; fails the launch if it must not
+// be.
 void check(const volatile void* address, size_t bytes, bool write, Access access);
 
 }  // namespace shim

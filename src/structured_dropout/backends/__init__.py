@@ -8,10 +8,16 @@ from functools import cache
 import torch
 
 from structured_dropout.backends import compact, cpu, cuda, dense, fused
-from structured_dropout.backends.interface import Backend
+from structured_dropout.backends.base import Backend
 from structured_dropout.policy import DropoutPolicy
 
-_BACKENDS: dict[str, Backend] = {"dense": dense, "fused": fused, "compact": compact, "cpu": cpu, "cuda": cuda}
+_BACKENDS: dict[str, Backend] = {
+    "dense": dense,
+    "fused": fused,
+    "compact": compact,
+    "cpu": cpu,
+    "cuda": cuda,
+}
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +39,8 @@ def resolve(name: str, policy: DropoutPolicy, device: torch.device, dtype: torch
 
 
 def check(name: str, policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse what can run neither on ``device`` nor, if that is the CPU, on the GPU that a model may be moved to.
+    """Refuse what can run neither on ``device`` nor, if that is the CPU, on the GPU that a model
+    may be moved to.
 
     Raises: as ``resolve``.
     """
@@ -57,8 +64,8 @@ def get(name: str) -> Backend:
 
 @cache  # so that each choice is logged once
 def _auto(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str:
-    # Where nothing can be skipped, torch's own LSTM is what to run. Gathering costs a CPU more than it saves: compact
-    # runs only where it is asked for.
+    # Where nothing can be skipped, torch's own LSTM is what to run. Gathering costs a CPU more than
+    # it saves: compact runs only where it is asked for.
     skipping = {"cpu": ["cpu"], "cuda": ["cuda"]}.get(device.type, []) if policy.skips else []
     for name in (*skipping, "fused", "dense"):
         reason = _BACKENDS[name].why_not(policy, device, dtype)

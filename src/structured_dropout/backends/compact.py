@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends import dense, phased
-from structured_dropout.backends.interface import inside_cell
+from structured_dropout.backends.base import inside_cell
 from structured_dropout.masks import Mask, Packing, UnitMask
 from structured_dropout.policy import DropoutPolicy
 
@@ -26,7 +26,9 @@ def fp(x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor
         return dense.fp(x, weight, mask, packing)
     y, by_unit = x.new_empty(len(x), len(weight)), _by_unit(weight, mask)
     for rows, kept in _draws(mask, packing):
-        torch.mm(x[rows].index_select(1, kept) * mask.scale, by_unit.index_select(0, kept), out=y[rows])
+        torch.mm(
+            x[rows].index_select(1, kept) * mask.scale, by_unit.index_select(0, kept), out=y[rows]
+        )
     return y
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends import phased, regularized
-from structured_dropout.backends.interface import LayerMasks, LayerOutput, Weights
+from structured_dropout.backends.base import LayerMasks, LayerOutput, Weights
 from structured_dropout.masks import Mask, Packing
 from structured_dropout.policy import DropoutPolicy
 
@@ -38,7 +38,12 @@ linear = partial(phased.linear, sys.modules[__name__])
 
 
 def lstm_layer(
-    x: Tensor, h_0: Tensor, c_0: Tensor, weights: tuple[Weights, ...], masks: LayerMasks, packing: Packing
+    x: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: tuple[Weights, ...],
+    masks: LayerMasks,
+    packing: Packing,
 ) -> LayerOutput:
     layer = regularized.lstm_layer if masks.inside else phased.lstm_layer
     return layer(sys.modules[__name__], x, h_0, c_0, weights, masks, packing)

@@ -1,7 +1,7 @@
 """Gradients of torch operators, by the short way.
 
-``torch.library.register_autograd`` does the same, but flattens and checks all arguments anew in each call: overhead
-that a small LSTM layer feels.
+``torch.library.register_autograd`` does the same, but flattens and checks all arguments anew in
+each call: overhead that a small LSTM layer feels.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from structured_dropout.derivatives import first_only
 _library: Any = torch.library.Library("structured_dropout", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
-def register_gradient(name: str, context: Callable[..., None], backward: Callable[..., Any]) -> None:
+def register_gradient(
+    name: str, context: Callable[..., None], backward: Callable[..., Any]
+) -> None:
     """Make the operator ``structured_dropout::<name>`` differentiable.
 
     Args:
         context: called with what is kept for the backward, the arguments and the output.
-        backward: called with what was kept and the gradients of the output; returns those of the arguments, a list
-            where the argument is a list of tensors. ``ctx.needs_input_grad`` counts the tensors of lists one by one.
+        backward: called with what was kept and the gradients of the output; returns those of the
+            arguments, a list where the argument is a list of tensors. ``ctx.needs_input_grad``
+            counts the tensors of lists one by one.
     """
     op = getattr(torch.ops.structured_dropout, name).default
 
@@ -49,7 +52,9 @@ def register_gradient(name: str, context: Callable[..., None], backward: Callabl
 
 
 def _is_list(argument: Any) -> bool:
-    return isinstance(argument, (list, tuple)) and all(isinstance(item, Tensor) or item is None for item in argument)
+    return isinstance(argument, (list, tuple)) and all(
+        isinstance(item, Tensor) or item is None for item in argument
+    )
 
 
 def _flat(arguments: Any) -> list[Any]:

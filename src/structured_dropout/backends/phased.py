@@ -1,7 +1,8 @@
 """Autograd over the three phases: a projection and an LSTM layer, given the products of figure 2.
 
-``dense`` and ``compact`` differ only in their products; the LSTM around them is here. Each phase is at its best:
-everything that does not depend on the time step before is one operation over the whole sequence.
+``dense`` and ``compact`` differ only in their products; the LSTM around them is here. Each phase is
+at its best: everything that does not depend on the time step before is one operation over the whole
+sequence.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.interface import LayerMasks, LayerOutput, Products, Weights
+from structured_dropout.backends.base import LayerMasks, LayerOutput, Products, Weights
 from structured_dropout.derivatives import first_only
 from structured_dropout.masks import Mask, Packing
 from structured_dropout.phases import phase
 
 
 def linear(
-    products: Products, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
+    products: Products,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Mask | None,
+    packing: Packing,
 ) -> Tensor:
     y: Tensor = _Linear.apply(products, x, weight, bias, mask, packing)  # type: ignore[no-untyped-call]
     return y
@@ -124,9 +130,11 @@ class _Direction(torch.autograd.Function):
         with phase("bp"):
             i, f, g, o = gates.chunk(4, dim=1)
             tanh_c = c_after.tanh()
-            # d gates* = [dc, dc, dc, dh] times these (eq. 7-9 and the derivatives of sigmoid and tanh).
+            # d gates* = [dc, dc, dc, dh] times these (eq. 7-9 and the derivatives of sigmoid and
+            # tanh).
             slope = torch.cat(
-                (g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)), dim=1
+                (g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)),
+                dim=1,
             ).view(len(x), 4, w_hh.shape[1])
             dc_dh = o * (1 - tanh_c * tanh_c)
             dh, dc = dh_n.clone(), dc_n.clone()
@@ -138,7 +146,9 @@ class _Direction(torch.autograd.Function):
                 torch.mul(slope[rows, :3], dc[:n].unsqueeze(1), out=dgates[rows, :3])
                 torch.mul(slope[rows, 3], dh[:n], out=dgates[rows, 3])
                 dc[:n] *= f[rows]
-                dh[:n] = products.bp(dgates[rows].flatten(1), w_hh, rh and rh.at(t), Packing.padded(1, n))
+                dh[:n] = products.bp(
+                    dgates[rows].flatten(1), w_hh, rh and rh.at(t), Packing.padded(1, n)
+                )
             dgates = dgates.flatten(1)
             dx = products.bp(dgates, w_ih, nr, packing) if ctx.needs_input_grad[1] else None
         with phase("wg"):

@@ -1,6 +1,8 @@
-"""An LSTM layer whose cell is regularized from inside: rnnDrop, recurrent dropout without memory loss, zoneout.
+"""An LSTM layer whose cell is regularized from inside: rnnDrop, recurrent dropout without memory
+loss, zoneout.
 
-A loop over time that autograd follows, to be read beside the papers; only the products come from a backend.
+A loop over time that autograd follows, to be read beside the papers; only the products come from a
+backend.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.interface import CellMasks, LayerMasks, LayerOutput, Products, Weights
+from structured_dropout.backends.base import CellMasks, LayerMasks, LayerOutput, Products, Weights
 from structured_dropout.backends.phased import linear
 from structured_dropout.masks import Mask, Packing
 
@@ -24,7 +26,9 @@ def lstm_layer(
 ) -> LayerOutput:
     outputs = [
         _direction(products, x, h, c, w, masks.nr, rh, inside, packing, reverse)
-        for h, c, w, rh, inside, reverse in zip(h_0, c_0, weights, masks.rh, masks.inside, (False, True), strict=False)
+        for h, c, w, rh, inside, reverse in zip(
+            h_0, c_0, weights, masks.rh, masks.inside, (False, True), strict=False
+        )
     ]
     y, h_n, c_n = zip(*outputs, strict=True)
     return LayerOutput(torch.cat(y, dim=-1), torch.stack(h_n), torch.stack(c_n))
@@ -58,8 +62,8 @@ def _direction(
             g = g * update_factor[rows]
         c_t = f.sigmoid() * c_before + i.sigmoid() * g  # eq. 5
         if cell_factor is not None:
-            # Moon et al. with inverted dropout. The factor on what is kept belongs to h, where the cell is read: on
-            # c_t it would come again each step, and grow like (1 - p)^-t.
+            # Moon et al. with inverted dropout. The factor on what is kept belongs to h, where the
+            # cell is read: on c_t it would come again each step, and grow like (1 - p)^-t.
             c_t = c_t * (cell_factor[rows] != 0)
         h_t = o.sigmoid() * c_t.tanh()  # eq. 6
         if cell_factor is not None:

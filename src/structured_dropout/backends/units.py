@@ -8,7 +8,7 @@ from functools import wraps
 from torch import Tensor
 
 from structured_dropout.backends import dense
-from structured_dropout.backends.interface import LayerMasks, inside_cell
+from structured_dropout.backends.base import LayerMasks, inside_cell
 from structured_dropout.masks import Packing, UnitMask
 from structured_dropout.policy import DropoutPolicy
 
@@ -21,7 +21,7 @@ def why_not(policy: DropoutPolicy) -> str | None:
 
 
 def or_dense(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``linear``, ``fp``, ``bp`` or ``wg`` of ``interface.Backend`` for any mask, from one for structured masks."""
+    """``linear``, ``fp``, ``bp`` or ``wg`` of ``base.Backend`` for any mask, from one for structured masks."""
     of_dense: Callable[..., Tensor] = getattr(dense, kernel.__name__)
 
     @wraps(kernel)
@@ -32,8 +32,11 @@ def or_dense(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return either
 
 
-def of_layer(x: Tensor, masks: LayerMasks, packing: Packing) -> tuple[Tensor, UnitMask | None, list[UnitMask]]:
-    """The layer's input, masked already where its mask is random, and the structured masks that are left: nr and rh.
+def of_layer(
+    x: Tensor, masks: LayerMasks, packing: Packing
+) -> tuple[Tensor, UnitMask | None, list[UnitMask]]:
+    """The layer's input, masked already where its mask is random, and the structured masks that are
+    left: nr and rh.
 
     Raises:
         ValueError: a random mask on the recurrent state.

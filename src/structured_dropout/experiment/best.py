@@ -8,7 +8,8 @@ from torch import nn
 
 
 class Best:
-    """A copy of the model's weights from its best validation, the first of equals; a checkpoint keeps it.
+    """A copy of the model's weights from its best validation, the first of equals; a checkpoint
+    keeps it.
 
     Args:
         model: whose weights.
@@ -23,9 +24,13 @@ class Best:
 
     def update(self, metric: float) -> None:
         """Copy the weights if they are the best so far."""
-        if self.metric is None or (metric > self.metric if self._higher_is_better else metric < self.metric):
+        if self.metric is None or (
+            metric > self.metric if self._higher_is_better else metric < self.metric
+        ):
             self.metric = metric
-            self._weights = {name: weight.clone() for name, weight in self._model.state_dict().items()}
+            self._weights = {
+                name: weight.clone() for name, weight in self._model.state_dict().items()
+            }
 
     def restore(self) -> None:
         """Put the copy back into the model."""

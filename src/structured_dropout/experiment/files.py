@@ -23,7 +23,12 @@ def atomic(path: Path, mode: str = "w", previous: Path | None = None) -> Iterato
     """
     aside = path.with_name(path.name + ".part")
     try:
-        with open(aside, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "") as file:
+        with open(
+            aside,
+            mode,
+            encoding=None if "b" in mode else "utf-8",
+            newline=None if "b" in mode else "",
+        ) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -28,7 +28,8 @@ class RunFolder:
     """A run's folder, held by one process at a time.
 
     Raises:
-        UsageError: it cannot be made, another process holds it, or it belongs to a run of another configuration.
+        UsageError: it cannot be made, another process holds it, or it belongs to a run of another
+            configuration.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -52,7 +53,8 @@ class RunFolder:
         checkpoint.save(self.path / "checkpoint.pt", state)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, or the one before it where that is damaged; None if there was none yet.
+        """The last checkpoint, or the one before it where that is damaged; None if there was none
+        yet.
 
         Raises:
             UsageError: there was one, but none can be read.
@@ -67,7 +69,9 @@ class RunFolder:
         try:
             return checkpoint.load_last(path)
         except Damaged as error:
-            raise UsageError(f"{error}. Restore it, or delete the run folder to start over") from error
+            raise UsageError(
+                f"{error}. Restore it, or delete the run folder to start over"
+            ) from error
 
     def write_metrics(self, rows: list[dict[str, float]]) -> None:
         with atomic(self.path / "metrics.csv") as file:
@@ -79,7 +83,8 @@ class RunFolder:
         there = path.read_text(errors="replace").splitlines() or [""] if path.exists() else []
         known = _table(rows).splitlines()
         common = min(len(there), len(known))
-        # A killed process may have left the last row unwritten (the first one with the header), but no other.
+        # A killed process may have left the last row unwritten (the first one with the header), but
+        # no other.
         if there[:common] != known[:common] or len(known) - common > (1 if there else 2):
             _log.warning("%s is damaged: written anew from the checkpoint", path)
         self.write_metrics(rows)
@@ -88,7 +93,11 @@ class RunFolder:
         """Write the summary, with a checksum of the metrics beside it."""
         metrics = self.path / "metrics.csv"
         with atomic(self.path / "summary.json") as file:
-            json.dump({**summary, "metrics_sha256": sha256(metrics) if metrics.exists() else None}, file, indent=2)
+            json.dump(
+                {**summary, "metrics_sha256": sha256(metrics) if metrics.exists() else None},
+                file,
+                indent=2,
+            )
             file.write("\n")
 
     def _take(self) -> None:
@@ -115,8 +124,8 @@ def is_done(path: Path, cfg: DictConfig) -> bool:
     """Whether the run of this folder came to its planned end and need not be repeated.
 
     Raises:
-        UsageError: it is a run of another configuration, its summary cannot be read, or the metrics beside it are not
-            those that it was written with.
+        UsageError: it is a run of another configuration, its summary cannot be read, or the metrics
+            beside it are not those that it was written with.
     """
     _check_configuration(path, cfg)
     summary, metrics = path / "summary.json", path / "metrics.csv"
@@ -128,7 +137,9 @@ def is_done(path: Path, cfg: DictConfig) -> bool:
         if status not in _STATUSES:
             raise ValueError(f"status {status!r}")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UsageError(f"{summary} is damaged ({error}): delete it to go on from the checkpoint") from error
+        raise UsageError(
+            f"{summary} is damaged ({error}): delete it to go on from the checkpoint"
+        ) from error
     if status not in _DONE:
         return False
     if checksum and (not metrics.exists() or sha256(metrics) != checksum):

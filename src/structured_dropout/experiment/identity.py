@@ -32,7 +32,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(key, None)
-    config["task"] = cfg.task.name  # the rest of it names functions, or is where other keys take their values from
+    config["task"] = (
+        cfg.task.name
+    )  # the rest of it names functions, or is where other keys take their values from
     return _without_nulls(config)
 
 

@@ -34,7 +34,9 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise UsageError(f"{path}:{line} is not UTF-8: byte {error.object[error.start]:#04x}") from error
+        raise UsageError(
+            f"{path}:{line} is not UTF-8: byte {error.object[error.start]:#04x}"
+        ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise UsageError(f"{path}:{line} has a NUL byte: the file is damaged, or no text")

@@ -11,7 +11,16 @@ from pathlib import Path
 import torch
 
 _PACKAGES = (
-    *("torch", "numpy", "hydra-core", "omegaconf", "OpenNMT-py", "pytorch-crf", "seqeval", "sacrebleu"),
+    *(
+        "torch",
+        "numpy",
+        "hydra-core",
+        "omegaconf",
+        "OpenNMT-py",
+        "pytorch-crf",
+        "seqeval",
+        "sacrebleu",
+    ),
     "cupy-cuda13x",
 )
 
@@ -21,7 +30,9 @@ def commit() -> str:
     root = Path(__file__).resolve().parents[3]
 
     def git(*args: str) -> str:
-        return subprocess.run(("git", *args), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ("git", *args), cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root:  # installed inside another repository

@@ -29,7 +29,12 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from structured_dropout.experiment import checkpoint, provenance, settings
-from structured_dropout.experiment.errors import Interrupted, StorageFailed, TrainingDiverged, UsageError
+from structured_dropout.experiment.errors import (
+    Interrupted,
+    StorageFailed,
+    TrainingDiverged,
+    UsageError,
+)
 from structured_dropout.experiment.folder import RunFolder
 from structured_dropout.experiment.identity import identity, signature
 from structured_dropout.experiment.progress import Progress
@@ -38,7 +43,9 @@ from structured_dropout.experiment.tracking import open_tracker
 Batch = TypeVar("Batch")
 _log = logging.getLogger(__name__)
 
-_LOSS_LIMIT = 100.0  # nats a unit; an untrained model is near the logarithm of its number of classes
+_LOSS_LIMIT = (
+    100.0  # nats a unit; an untrained model is near the logarithm of its number of classes
+)
 _LOOK_EVERY = 20  # iterations between looks at the loss, each of which waits for the device
 
 
@@ -103,25 +110,36 @@ class Run:
         self._epoch_length = 0
         self._progress: Progress | None = None
         self._signal: signal.Signals | None = None
-        self._evaluates = False  # then a signal need not wait: the last checkpoint is from right before
+        self._evaluates = (
+            False  # then a signal need not wait: the last checkpoint is from right before
+        )
 
     def __enter__(self) -> Self:
         cfg = self.cfg
         self._folder = RunFolder(cfg)
-        self._commit = provenance.commit()  # of the code that was loaded, whatever is checked out by the end
+        self._commit = (
+            provenance.commit()
+        )  # of the code that was loaded, whatever is checked out by the end
         if cfg.train.threads is not None:
             torch.set_num_threads(cfg.train.threads)
         random.seed(cfg.seed)
         torch.manual_seed(cfg.seed)
         self.generator.manual_seed(cfg.seed)
         name = f"{cfg.task.name} {cfg.dropout.name} seed{cfg.seed}"
-        self._tracker = open_tracker(cfg.tracker, identity(cfg), name, signature(cfg), self._folder.path)
-        self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._tracker = open_tracker(
+            cfg.tracker, identity(cfg), name, signature(cfg), self._folder.path
+        )
+        self._handlers = {
+            s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)
+        }
         self._saved = time.monotonic()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._progress is not None:
             self._progress.close()
@@ -194,17 +212,36 @@ class Run:
             self._at.batch = 0
         self._at.loss, self._at.units = 0.0, 0
         self._save()
-        self._folder.write_metrics(self._history)  # after it: where there are metrics, there was a checkpoint
+        self._folder.write_metrics(
+            self._history
+        )  # after it: where there are metrics, there was a checkpoint
         self._tracker.log(row, step=self._at.iterations)
-        results = "".join(f", {name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items())
-        _log.info("epoch %d/%d: train loss %.4f%s", row["epoch"], self.cfg.train.epochs, row["train_loss"], results)
+        results = "".join(
+            f", {name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()
+        )
+        _log.info(
+            "epoch %d/%d: train loss %.4f%s",
+            row["epoch"],
+            self.cfg.train.epochs,
+            row["train_loss"],
+            results,
+        )
 
     def finish(self, notes: Mapping[str, str] | None = None, **metrics: float) -> None:
         """Write the summary of a training that came to its planned end; ``notes`` say how a metric was computed."""
         self._evaluates = False
-        last = {name: x for name, x in self._history[-1].items() if name not in ("epoch", "iterations", "seconds")}
-        self._write_summary("truncated" if self._truncated else "finished", {**last, **metrics}, **(notes or {}))
-        _log.info("%s", ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()))
+        last = {
+            name: x
+            for name, x in self._history[-1].items()
+            if name not in ("epoch", "iterations", "seconds")
+        }
+        self._write_summary(
+            "truncated" if self._truncated else "finished", {**last, **metrics}, **(notes or {})
+        )
+        _log.info(
+            "%s",
+            ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()),
+        )
 
     def _check(self, state: dict[str, Any]) -> None:
         """That a checkpoint is of this configuration and these data; the configuration only names their files."""
@@ -227,7 +264,12 @@ class Run:
         if self._history:
             self._folder.restore_metrics(self._history)
         self._resumed = True
-        _log.info("resuming %s at epoch %d, iteration %d", self._folder.path, self._at.epoch + 1, self._at.iterations)
+        _log.info(
+            "resuming %s at epoch %d, iteration %d",
+            self._folder.path,
+            self._at.epoch + 1,
+            self._at.iterations,
+        )
 
     @property
     def _truncated(self) -> bool:

@@ -17,7 +17,15 @@ from structured_dropout.experiment.errors import UsageError
 
 _POLICY = [field.name for field in fields(DropoutPolicy)]
 _CHECKED = (  # the others are names and paths
-    *("model", "train", "translate", "seed", "data.max_length", "data.vocabulary_size", "data.evaluate_on"),
+    *(
+        "model",
+        "train",
+        "translate",
+        "seed",
+        "data.max_length",
+        "data.vocabulary_size",
+        "data.evaluate_on",
+    ),
     "embeddings.frozen",
 )
 _SWITCHES = {"tied", "frozen"}
@@ -34,7 +42,13 @@ _REAL = {
     "checkpoint_minutes",
 }  # fmt: skip  all others count something
 _MAY_BE_ZERO = {"decay_after", "seed", "embedding_dropout", "weight_decay", "alpha", "beta"}
-_MAY_BE_NULL = {"max_iterations", "threads", "checkpoint_iterations", "vocabulary_size", "evaluate_on"}
+_MAY_BE_NULL = {
+    "max_iterations",
+    "threads",
+    "checkpoint_iterations",
+    "vocabulary_size",
+    "evaluate_on",
+}
 _FUNCTIONS = {"recipe", "trial", "bound", "translate", "tag"}
 _ABSENT = object()
 _LARGEST = 2**63 - 1  # what torch takes for a seed
@@ -44,15 +58,18 @@ def check(cfg: DictConfig) -> None:
     """Check what can be checked without data.
 
     Raises:
-        UsageError: this task does not define this dropout or takes other data, a function that it names is not of this
-            repository, its packages are not installed, or a quantity is impossible.
+        UsageError: this task does not define this dropout or takes other data, a function that it
+            names is not of this repository, its packages are not installed, or a quantity is
+            impossible.
     """
     if cfg.dropout.name not in cfg.task.dropouts:
         raise UsageError(
             f"task={cfg.task.name} does not define dropout={cfg.dropout.name}: choose {', '.join(cfg.task.dropouts)}"
         )
     if cfg.data.name not in cfg.task.data:
-        raise UsageError(f"data={cfg.data.name} is not for task={cfg.task.name}: choose {', '.join(cfg.task.data)}")
+        raise UsageError(
+            f"data={cfg.data.name} is not for task={cfg.task.name}: choose {', '.join(cfg.task.data)}"
+        )
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
@@ -63,7 +80,9 @@ def check(cfg: DictConfig) -> None:
         _check_value(name, value)
     for name, value in _leaves(cfg, "data", "run.dir"):
         if name not in _CHECKED and not isinstance(value, str | None):
-            raise UsageError(f"{name} must be text, not {value!r}: to mean a name, quote it: {name}='\"{value}\"'")
+            raise UsageError(
+                f"{name} must be text, not {value!r}: to mean a name, quote it: {name}='\"{value}\"'"
+            )
 
 
 def _check_value(name: str, value: object) -> None:
@@ -79,7 +98,9 @@ def _check_value(name: str, value: object) -> None:
     if key not in _REAL and not isinstance(value, int):
         raise UsageError(f"{name} must be a whole number, not {value}")
     if value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
-        raise UsageError(f"{name} must be {'0 or more' if key in _MAY_BE_ZERO else 'positive'}, not {value}")
+        raise UsageError(
+            f"{name} must be {'0 or more' if key in _MAY_BE_ZERO else 'positive'}, not {value}"
+        )
     if value > _LARGEST and key not in _REAL:
         raise UsageError(f"{name} must be at most {_LARGEST}, not {value}")
     if key.endswith("dropout") and value >= 1:
@@ -90,7 +111,9 @@ def _check_functions(task: DictConfig) -> None:
     """A configuration is no program: what it names to call is a task's own."""
     for key in _FUNCTIONS & task.keys():
         if not str(task[key]).startswith("tasks."):
-            raise UsageError(f"task.{key}={task[key]} is no function of a task here: its name begins with tasks.")
+            raise UsageError(
+                f"task.{key}={task[key]} is no function of a task here: its name begins with tasks."
+            )
 
 
 def _check_packages(task: DictConfig) -> None:
@@ -103,7 +126,8 @@ def _check_packages(task: DictConfig) -> None:
 
 
 def policy(cfg: DictConfig, layers: int) -> DropoutPolicy:
-    """The dropout policy that ``cfg.dropout`` describes; a key that is absent or null drops nothing.
+    """The dropout policy that ``cfg.dropout`` describes; a key that is absent or null drops
+    nothing.
 
     Raises:
         UsageError: an impossible case, rate, redrawing or sampling; names the key.

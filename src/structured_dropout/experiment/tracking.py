@@ -80,7 +80,11 @@ class WandB:
         try:
             yield
         except Exception as error:
-            _log.warning("wandb: %s: %s; the run goes on and keeps its metrics itself", type(error).__name__, error)
+            _log.warning(
+                "wandb: %s: %s; the run goes on and keeps its metrics itself",
+                type(error).__name__,
+                error,
+            )
 
 
 def _table_row(summary: dict[str, Any]) -> Any:
@@ -114,7 +118,9 @@ def open_tracker(
     try:
         import wandb
     except ImportError:
-        raise UsageError("tracker=wandb needs the package: pip install 'structured-dropout[wandb]'") from None
+        raise UsageError(
+            "tracker=wandb needs the package: pip install 'structured-dropout[wandb]'"
+        ) from None
     wanted = tracker.mode or ("online" if wandb.api.api_key else "offline")
     if wanted == "offline":
         _log.info("wandb: not logged in, logging offline to %s", folder / "wandb")
@@ -122,6 +128,11 @@ def open_tracker(
         try:
             return WandB(tracker, mode, config, name, run_id, folder, job_type)
         except Exception as error:  # whatever the network brings
-            _log.warning("wandb: %s does not start, the run goes on: %s: %s", mode, type(error).__name__, error)
+            _log.warning(
+                "wandb: %s does not start, the run goes on: %s: %s",
+                mode,
+                type(error).__name__,
+                error,
+            )
             wandb.teardown()  # else the next attempt goes on in what this one left
     return Console()

@@ -1,0 +1,108 @@
+"""Compile the C++ kernels at first use, once a machine.
+
+A build is made in a folder of its own and takes its final name when it is complete, so that a
+killed build, or two at once, leave nothing half written; the name carries all that the binary
+depends on, so that it is never stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from structured_dropout.backends.sources import folder
+
+_NAME = "structured_dropout_cpu"
+# OpenMP for at::parallel_for's header; not linked, so that torch's own runtime is the only one.
+_FLAGS = [
+    "-O3",
+    "-march=native",
+    "-std=c++20",
+    "-fopenmp",
+    *os.environ.get("STRUCTURED_DROPOUT_CXXFLAGS", "").split(),
+]
+_log = logging.getLogger(__name__)
+
+
+@cache
+def load_kernels() -> str | None:
+    """Register the operators of kernels/cpu; None, or why they cannot be had and what to do about it."""
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        return f"there is no C++ compiler ({compiler}): install g++, or set CXX"
+    try:
+        _load(compiler)
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        return f"its kernels cannot be built: {error}"
+    return None
+
+
+def _load(compiler: str) -> None:
+    sources = sorted(folder("cpu").iterdir())
+    cache = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
+    root = Path(cache) / _NAME
+    library = root / f"{_fingerprint(compiler, sources)}.so"
+    if library.exists():
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+        return
+    _log.info("building the CPU kernels into %s: once a machine, about a minute", root)
+    from torch.utils import (
+        cpp_extension,
+    )  # takes a second, which a finished build need not wait for
+
+    root.mkdir(parents=True, exist_ok=True)
+    with _scripts_on_path(), tempfile.TemporaryDirectory(dir=root) as build:
+        cpp_extension.load(
+            _NAME,
+            [str(source) for source in sources if source.suffix == ".cpp"],
+            extra_cflags=_FLAGS,
+            build_directory=build,
+            is_python_module=False,
+        )
+        os.replace(Path(build) / f"{_NAME}.so", library)
+
+
+def _fingerprint(compiler: str, sources: list[Path]) -> str:
+    """-march=native: a binary is good for one kind of processor only."""
+    parts = [
+        torch.__version__,
+        *_FLAGS,
+        _processor(),
+        subprocess.check_output([compiler, "--version"], text=True),
+    ]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return os.uname().machine
+    return next(
+        (line for line in lines if line.startswith(("flags", "Features"))), os.uname().machine
+    )
+
+
+@contextmanager
+def _scripts_on_path() -> Iterator[None]:
+    """ninja comes with the package, but an environment that is not activated does not have it on the path."""
+    path = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), path))
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = path

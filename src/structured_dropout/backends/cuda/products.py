@@ -1,0 +1,115 @@
+"""The three products of figure 2 on weights that are stored by unit: launches of
+kernels/cuda/products.cu.
+
+A product over a whole sequence is free to skip or not. The kernels skip, in fp32. Where torch may
+use TF32 (``torch.backends.cuda.matmul.fp32_precision``) its tensor cores take all units in less
+time than fp32 takes the kept ones, unless fewer than about a quarter are kept (an H100's data
+sheet: 67 against some 300 TFLOP/s): there the product is torch's, of the masked operand.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from structured_dropout.backends.cuda import launch
+from structured_dropout.backends.cuda.layout import padded
+from structured_dropout.backends.cuda.masks import DeviceMask
+
+_SOURCE = "products.cu"
+_WARP = 32
+_COLUMNS = 4 * _WARP  # of a block, four a lane
+_FP_THREADS = 4 * _WARP
+_BP_THREADS, _BP_UNITS = 8 * _WARP, 32
+_WG_THREADS, _WG_UNITS = 4 * _WARP, 64
+_TILES = range(20, 0, -4)  # rows that a thread can sum in registers without spilling
+
+
+def row_tile(rows: int) -> int:
+    """How many rows a block takes at once: what leaves the fewest idle, the larger where two are equal."""
+    return min(_TILES, key=lambda tile: -(-rows // tile) * tile)
+
+
+def positions(indices: Tensor, offsets: Tensor, units: int) -> Tensor:
+    """[..., draws, units] int32 of offsets [..., draws + 1]: where a draw's list has a unit, -1: nowhere."""
+    draws = offsets.shape[-1] - 1
+    result = indices.new_empty(*offsets.shape[:-1], draws, units)
+    if result.numel():
+        grid = (draws, result[..., 0, 0].numel(), 1)
+        launch.launch(
+            _SOURCE, "unit_positions", grid, (256, 1, 1), 0, (indices, offsets, units, result)
+        )
+    return result
+
+
+def fp(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, mask: DeviceMask) -> Tensor:
+    """y [rows, outputs] from x [rows, units] and a weight by unit (figure 2a)."""
+    if _on_tensor_cores(x.device):
+        masked, weight = x * _multiplier(mask, len(x)), weight[:, :outputs]
+        return masked @ weight if bias is None else torch.addmm(bias, masked, weight)
+    y = x.new_empty(len(x), outputs)
+    if y.numel():
+        tile, tiles = _tiles(mask)
+        grid = (mask.draws * tiles, -(-outputs // _COLUMNS), 1)
+        draws = (mask.indices, mask.offsets, mask.rows, mask.scale, mask.units)
+        arguments = (x, weight, bias, *draws, outputs, weight.shape[1], tiles, y)
+        launch.launch(
+            _SOURCE, "linear_fp", grid, (_FP_THREADS, 1, 1), 0, arguments, defines=(f"ROWS={tile}",)
+        )
+    return y
+
+
+def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
+    """dx [rows, units] from dy [rows, out] and a weight by unit (figure 2b)."""
+    if _on_tensor_cores(dy.device):
+        return dy @ weight[:, : dy.shape[1]].t() * _multiplier(mask, len(dy))
+    dx = dy.new_zeros(len(dy), mask.units)
+    if dx.numel():
+        tile, tiles = _tiles(mask)
+        grid = (mask.draws * tiles, -(-mask.units // _BP_UNITS), 1)
+        draws = (mask.indices, mask.offsets, mask.rows, mask.scale, mask.units)
+        arguments = (_aligned(dy), weight, *draws, dy.shape[1], weight.shape[1], tiles, dx)
+        launch.launch(
+            _SOURCE, "linear_bp", grid, (_BP_THREADS, 1, 1), 0, arguments, defines=(f"ROWS={tile}",)
+        )
+    return dx
+
+
+def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
+    """The weight's gradient by unit, [units, at least out] (figure 2c)."""
+    if _on_tensor_cores(dy.device):
+        return (x * _multiplier(mask, len(x))).t() @ dy
+    outputs = dy.shape[1]
+    dweight = x.new_empty(mask.units, padded(outputs))
+    if dweight.numel():
+        grid = (-(-outputs // _COLUMNS), -(-mask.units // _WG_UNITS), 1)
+        places = positions(mask.indices, mask.offsets, mask.units)
+        draws = (places, mask.rows, mask.draws, mask.scale, mask.units)
+        arguments = (x, _aligned(dy), *draws, outputs, dweight.shape[1], dweight)
+        launch.launch(_SOURCE, "linear_wg", grid, (_WG_THREADS, 1, 1), 0, arguments)
+    return dweight
+
+
+def _on_tensor_cores(device: torch.device) -> bool:
+    """Whether torch would multiply matrices in TF32 there."""
+    if torch.backends.cuda.matmul.fp32_precision != "tf32":
+        return False
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _multiplier(mask: DeviceMask, rows: int) -> Tensor:
+    """[rows, units]: ``scale`` where a row's draw keeps the unit, else 0."""
+    of_draws = (positions(mask.indices, mask.offsets, mask.units) >= 0) * mask.scale
+    return of_draws.repeat_interleave(mask.rows.diff(), dim=0, output_size=rows)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The same numbers, contiguous and where vectors of four can be read."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+def _tiles(mask: DeviceMask) -> tuple[int, int]:
+    """The rows of a block, and how many such blocks the largest draw needs."""
+    tile = row_tile(mask.most_rows)
+    return tile, -(-mask.most_rows // tile)

@@ -1,0 +1,180 @@
+"""Launches of kernels/cuda/lstm.cu: the time steps of one LSTM layer, all directions, forwards and backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from structured_dropout.backends.cuda import launch
+from structured_dropout.backends.cuda.products import positions, row_tile
+
+_SOURCE = "lstm.cu"
+_QUAD = 16  # bytes of four floats
+_BP_THREADS = 256
+_BP_ROWS = (
+    128  # of a launch: the parts that blocks exchange take blocks * rows * hidden floats, twice
+)
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One layer's recurrent product over a packed sequence.
+
+    Args:
+        weight: U by unit and by gate, [directions, hidden, hidden, 4].
+        first: int64 [steps + 1] on the device; step t owns the rows ``first[t]`` to ``first[t +
+            1]``.
+        batch: rows of the first step.
+        indices: int32, the kept hidden units of all draws of the first direction, then of the
+            second; None where nothing is dropped.
+        offsets: int64 [directions, draws + 1] into ``indices``.
+        steps_per_draw: steps that a draw serves.
+        scale: the factor on kept units.
+    """
+
+    weight: Tensor
+    first: Tensor
+    batch: int
+    indices: Tensor | None
+    offsets: Tensor | None
+    steps_per_draw: int
+    scale: float
+
+    def fp(self, gates: Tensor, h_0: Tensor, c_0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """From what the input adds to the gates, [rows, directions, hidden, 4], which leaves as the
+        activated gates.
+
+        Returns:
+            y and cells [rows, directions, hidden]; h_n and c_n [directions, batch, hidden].
+        """
+        y, cells = (gates.new_empty(gates.shape[:-1]) for _ in range(2))
+        if y.numel() == 0:
+            return y, cells, h_0.clone(), c_0.clone()
+        h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
+        tile = row_tile(self.batch)
+        state = gates.new_empty(2, self._directions, self._hidden, self._padded(tile))
+        threads, resident = self._fp_block(tile)
+        shared = self._share(resident) + threads * tile * _QUAD
+        draws = (self.indices, self.offsets, self.first)
+        tensors = (gates, self.weight, *draws, h_0, c_0, state, h_n, c_n, cells, y)
+        self._launch("lstm_fp", tile, threads, resident, shared, tensors, (self._padded(tile),))
+        return y, cells, h_n, c_n
+
+    def bp(
+        self,
+        dy: Tensor | None,
+        dh_n: Tensor | None,
+        dc_n: Tensor | None,
+        gates: Tensor,
+        cells: Tensor,
+        c_0: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """From the gradients of y [rows, directions * hidden], h_n and c_n (None: zeros), and what
+        FP left.
+
+        Returns:
+            dgates [rows, directions, hidden, 4], before the activations; dh_0 and dc_0 [directions,
+            batch, hidden].
+        """
+        dgates = torch.empty_like(gates)
+        if gates.numel() == 0:
+            dh, dc = (torch.zeros_like(c_0) if d is None else d.clone() for d in (dh_n, dc_n))
+            return dgates, dh, dc
+        dh, dc = torch.empty_like(c_0), torch.empty_like(c_0)
+        tile = row_tile(self.batch)
+        rows = min(self._padded(tile), _BP_ROWS // tile * tile)
+        resident = self._resident(self._owned * tile * _QUAD)
+        shared = self._share(resident) + self._owned * tile * _QUAD
+        parts = gates.new_empty(2, self._directions, self._blocks, rows // 4, self._hidden, 4)
+        places = None
+        if self.indices is not None and self.offsets is not None:
+            places = positions(self.indices, self.offsets, self._hidden)
+        draws = (self.indices, self.offsets, places, self.first)
+        tensors = (gates, cells, c_0, dy, dh_n, dc_n, self.weight, *draws, dgates, dh, dc, parts)
+        for first_row in range(0, self.batch, rows):
+            self._launch("lstm_bp", tile, _BP_THREADS, resident, shared, tensors, (first_row, rows))
+        return dgates, dh, dc
+
+    def _launch(
+        self,
+        name: str,
+        tile: int,
+        threads: int,
+        resident: int,
+        shared: int,
+        tensors: tuple[Tensor | None, ...],
+        rows: tuple[int, ...],
+    ) -> None:
+        arrivals = torch.zeros(self._directions, dtype=torch.int32, device=self.weight.device)
+        steps, draws = len(self.first) - 1, 0 if self.offsets is None else self.offsets.shape[1] - 1
+        sizes = (
+            steps,
+            self.steps_per_draw,
+            draws,
+            self.batch,
+            *rows,
+            self._hidden,
+            self._owned,
+            resident,
+        )
+        launch.launch(
+            _SOURCE,
+            name,
+            (self._blocks, self._directions, 1),
+            (threads, 1, 1),
+            shared,
+            (*tensors, arrivals, self.scale, *sizes),
+            cooperative=True,
+            defines=(f"ROWS={tile}", f"THREADS={threads}"),
+        )
+
+    def _fp_block(self, tile: int) -> tuple[int, int]:
+        """Threads of a block, and the units whose weights it keeps in shared memory.
+
+        More threads need more of it for their sums; they pay where weights come from the L2 cache,
+        whose latency takes many loads in flight.
+        """
+        resident = self._resident(128 * tile * _QUAD)
+        more_fit = 256 * tile * _QUAD <= launch.shared_limit(self.weight.device)
+        if self._owned <= 128 and (resident == self._hidden or not more_fit):
+            return 128, resident
+        if self._owned > 256 or not more_fit:
+            raise ValueError(
+                f"hidden size {self._hidden} leaves {self._owned} units to each multiprocessor of "
+                f"{self.weight.device}, whose block can own {256 if more_fit else 128}: choose backend=compact"
+            )
+        return 256, self._resident(256 * tile * _QUAD)
+
+    def _resident(self, work: int) -> int:
+        """The units whose weights fit into a block's shared memory beside ``work`` bytes."""
+        left = launch.shared_limit(self.weight.device) - work
+        return max(0, min(self._hidden, left // self._share(1)))
+
+    def _share(self, units: int) -> int:
+        """Bytes of what so many units of h add to the gates of a block's units."""
+        return units * self._owned * _QUAD
+
+    def _padded(self, tile: int) -> int:
+        return -(-self.batch // tile) * tile
+
+    @property
+    def _directions(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def _hidden(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def _owned(self) -> int:
+        """Hidden units of a block: all blocks of a cooperative launch run at once, one a multiprocessor."""
+        return -(
+            -self._hidden // max(1, launch.multiprocessors(self.weight.device) // self._directions)
+        )
+
+    @property
+    def _blocks(self) -> int:
+        """Blocks of each direction."""
+        return -(-self._hidden // self._owned)

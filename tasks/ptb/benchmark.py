@@ -1,0 +1,43 @@
+"""One iteration for the benchmark, on made-up text of the Penn Treebank's vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from structured_dropout.experiment import settings
+from tasks.ptb import train, train_awd
+from tasks.ptb.data import PTB_TYPES
+from tasks.ptb.model import LanguageModel
+from tasks.ptb.model_awd import AWDLanguageModel
+from tasks.ptb.nt_asgd import NTASGD
+
+
+def zaremba(cfg: DictConfig) -> Callable[[], object]:
+    """A training iteration of ``train``."""
+    policy, device = settings.policy(cfg, layers=cfg.model.layers), settings.device(cfg)
+    model = LanguageModel(
+        PTB_TYPES, **cfg.model, policy=policy, backend=settings.backend(cfg, policy)
+    ).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr)
+    tokens = _tokens(cfg, device)
+    zeros = torch.zeros(cfg.model.layers, cfg.train.batch, cfg.model.hidden_size, device=device)
+    return lambda: train.step(model, optimizer, tokens, tokens, (zeros, zeros), cfg.train.clip)
+
+
+def awd(cfg: DictConfig) -> Callable[[], object]:
+    """A training iteration of ``train_awd``, over a window of the average length."""
+    policy, device = settings.policy(cfg, layers=cfg.model.layers), settings.device(cfg)
+    model = AWDLanguageModel(
+        PTB_TYPES, **cfg.model, policy=policy, backend=settings.backend(cfg, policy)
+    ).to(device)
+    optimizer = NTASGD(model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono)
+    tokens = _tokens(cfg, device)
+    return lambda: train_awd.step(model, optimizer, tokens, tokens, None, cfg.train)
+
+
+def _tokens(cfg: DictConfig, device: torch.device) -> Tensor:
+    return torch.randint(PTB_TYPES, (cfg.train.bptt, cfg.train.batch), device=device)

@@ -1,0 +1,64 @@
+"""Each barrier of the CUDA kernels is needed, and the harness sees it missing: taken out, it is an error."""
+
+import pytest
+import torch
+from cuda_shim import LaunchError, ShimLauncher, barriers
+
+from structured_dropout import Packing, UnitMask
+from structured_dropout.backends import cuda
+from structured_dropout.backends.base import LayerMasks, Weights
+from structured_dropout.backends.cuda import launch as cuda_launch
+
+
+def all_but_few(draws: int, units: int) -> UnitMask:
+    """A mask of draws that drop a unit or none."""
+    kept = [
+        torch.tensor([u for u in range(units) if u != d], dtype=torch.int32) for d in range(draws)
+    ]
+    offsets = torch.tensor([0, *(len(k) for k in kept)]).cumsum(0)
+    return UnitMask(torch.cat(kept), offsets, 1, units, 1.0)
+
+
+def projection() -> None:
+    """More units than a block stages at once, more columns than a block owns, and more rows."""
+    x, weight = torch.randn(70, 270, requires_grad=True), torch.randn(150, 270, requires_grad=True)
+    cuda.linear(x, weight, None, all_but_few(2, 270), Packing.padded(2, 35)).sum().backward()
+
+
+def recurrence() -> None:
+    """More rows than a block sums at once, and blocks that own so few units that h is larger than their sums."""
+    hidden = 50
+    x, state = (
+        torch.randn(90, 3, requires_grad=True),
+        torch.randn(2, 1, 45, hidden, requires_grad=True),
+    )
+    weights = Weights(
+        *(torch.randn(4 * hidden, n, requires_grad=True) for n in (3, hidden)), None, None
+    )
+    masks = LayerMasks(None, (all_but_few(2, hidden),))
+    y, _, _ = cuda.lstm_layer(x, state[0], state[1], (weights,), masks, Packing.padded(2, 45))
+    y.sum().backward()
+
+
+RUNS = {"layout.cu": projection, "products.cu": projection, "lstm.cu": recurrence}
+
+
+@pytest.mark.parametrize(
+    ("source", "barrier"),
+    [(source, barrier) for source in RUNS for barrier in barriers(source)],
+    ids=lambda value: value if isinstance(value, str) else f"line {value.line}",
+)
+def test_every_barrier_is_needed(source, barrier):
+    shim = ShimLauncher(multiprocessors=6, shared_limit=64 << 10)
+    shim.without = barrier
+    with (
+        cuda_launch.use(shim),
+        pytest.raises(LaunchError, match=r"race on|no thread of its block wrote"),
+    ):
+        RUNS[source]()
+
+
+@pytest.mark.parametrize("run", dict.fromkeys(RUNS.values()))
+def test_with_all_barriers_there_is_no_error(run):
+    with cuda_launch.use(ShimLauncher(multiprocessors=6, shared_limit=64 << 10)):
+        run()

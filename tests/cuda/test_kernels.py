@@ -1,0 +1,299 @@
+"""The CUDA kernels, run on the CPU by tests/cuda_shim, against float64: products, recurrence, gradients."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import judge
+import pytest
+import reference
+import torch
+from cuda_shim import ShimLauncher
+
+from structured_dropout import Case, DropoutPolicy, SiteDropout, UnitMask, backends
+from structured_dropout.backends.base import LayerMasks, Weights
+from structured_dropout.backends.cuda import launch as cuda_launch
+from structured_dropout.backends.cuda import recurrence as cuda_recurrence
+from structured_dropout.backends.cuda.linear import linear
+from structured_dropout.backends.cuda.lstm import lstm_layer
+from structured_dropout.backends.cuda.masks import check
+from structured_dropout.masks import Packing, draw
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu():
+    with cuda_launch.use(ShimLauncher()):
+        yield
+
+
+ops = torch.ops.structured_dropout
+
+PACKINGS = {
+    "padded": Packing.padded(4, 3),
+    "packed": Packing((5, 4, 4, 1)),
+    "one row": Packing.padded(1, 1),
+    "33 rows": Packing.padded(2, 33),
+    "empty steps": Packing((2, 1, 0)),
+    "no rows": Packing((0, 0)),
+}
+
+
+def drawn(packing: Packing, units: int, p: float, redraw_every: int = 1) -> UnitMask:
+    mask = draw(
+        SiteDropout(Case.III, p, redraw_every=redraw_every),
+        steps=packing.steps,
+        batch=packing.batch,
+        units=units,
+        like=torch.empty(0),
+    )
+    assert isinstance(mask, UnitMask)
+    return mask
+
+
+def keeping(packing: Packing, counts: list[int], units: int) -> UnitMask:
+    """A draw a step, which keeps so many units."""
+    kept = [torch.randperm(units)[:n].sort().values.int() for n in counts]
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    return UnitMask(torch.cat(kept), offsets, 1, units, 2.0)
+
+
+def agree_on_linear(
+    packing: Packing, units: int, outputs: int, mask: UnitMask, bias: bool = True
+) -> None:
+    tensors = [
+        torch.randn(packing.bounds[-1], units),
+        torch.randn(outputs, units),
+        torch.randn(outputs),
+    ]
+    judge.agree(
+        lambda x, w, b: linear(x, w, b, mask, packing),
+        lambda x, w, b: reference.linear(x, w, b, mask, packing),
+        [*tensors[:2], tensors[2] if bias else None],
+        torch.float32,
+    )
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_linear_over_packings(name):
+    torch.manual_seed(0)
+    packing = PACKINGS[name]
+    agree_on_linear(packing, 7, 9, drawn(packing, 7, 0.4))
+
+
+@pytest.mark.parametrize(("units", "outputs"), [(1, 1), (7, 130), (300, 4), (66, 257)])
+def test_linear_over_sizes(units, outputs):
+    torch.manual_seed(0)
+    packing = Packing.padded(2, 5)
+    agree_on_linear(packing, units, outputs, drawn(packing, units, 0.5), bias=outputs != 4)
+
+
+@pytest.mark.parametrize("redraw_every", [1, 2, 3, 20])
+def test_linear_over_draws(redraw_every):
+    torch.manual_seed(0)
+    packing = Packing((9, 9, 9, 8, 8))
+    agree_on_linear(packing, 10, 12, drawn(packing, 10, 0.5, redraw_every))
+
+
+def test_linear_where_draws_keep_nothing_or_all():
+    torch.manual_seed(0)
+    packing = Packing.padded(4, 2)
+    agree_on_linear(packing, 6, 5, keeping(packing, [0, 6, 0, 1], 6))
+    agree_on_linear(packing, 6, 5, keeping(packing, [0, 0, 0, 0], 6))
+
+
+@pytest.fixture
+def layer(monkeypatch):
+    """judge.agree_on_layer on the operators of cuda_ops."""
+
+    def run(x, h_0, c_0, weights, masks: LayerMasks, packing: Packing):
+        return lstm_layer(
+            x, h_0, c_0, weights, masks.nr, [mask for mask in masks.rh if mask is not None], packing
+        )
+
+    monkeypatch.setitem(backends._BACKENDS, "shim", SimpleNamespace(lstm_layer=run))
+    return partial(judge.agree_on_layer, "shim")
+
+
+def policy(nr: float, rh: float, redraw_every: int | str = 1) -> DropoutPolicy:
+    sites = [SiteDropout(Case.III, p, redraw_every=redraw_every) if p else None for p in (nr, rh)]
+    return DropoutPolicy(nr=sites[0], rh=sites[1])
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+@pytest.mark.parametrize("directions", [1, 2])
+def test_layer_over_packings(layer, name, directions):
+    layer(policy(0.4, 0.4), PACKINGS[name], (5, 7), directions)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (40, 33)])
+def test_layer_over_sizes(layer, sizes):
+    layer(policy(0.5, 0.5), Packing.padded(3, 4), sizes)
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.0), (0.0, 0.5), (0.0, 0.0)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer_where_one_site_or_none_drops(layer, rates, bias):
+    layer(policy(*rates), Packing((3, 3, 2)), (5, 6), 2, bias)
+
+
+@pytest.mark.parametrize("redraw_every", [2, 5, "sequence"])
+def test_layer_over_draws(layer, redraw_every):
+    layer(policy(0.5, 0.5, redraw_every), Packing((3, 3, 2, 2, 1, 1)), (6, 8), 2)
+
+
+def test_layer_where_draws_keep_nothing_or_all(layer):
+    torch.manual_seed(0)
+    packing = Packing.padded(4, 3)
+    for counts in ([0, 6, 0, 1], [0, 0, 0, 0], [6, 6, 6, 6]):
+        rh = tuple(keeping(packing, counts, 6) for _ in range(2))
+        layer(LayerMasks(keeping(packing, counts[::-1], 6), rh), packing, (6, 6), 2)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_backward_in_several_launches(layer, monkeypatch, directions):
+    monkeypatch.setattr(cuda_recurrence, "_BP_ROWS", 12)
+    layer(policy(0.5, 0.5), Packing((33, 30, 11, 1)), (4, 6), directions)
+
+
+@pytest.mark.parametrize(
+    ("device", "hidden"),
+    [
+        ({"shared_limit": 10 << 10}, 33),  # U's share fits in part, beside the sums of 128 threads
+        ({"shared_limit": 20 << 10}, 70),  # and of 256
+        ({"multiprocessors": 1}, 5),
+        ({"multiprocessors": 40}, 9),  # more of them than units
+    ],
+)
+def test_layer_on_other_devices(layer, device, hidden):
+    with cuda_launch.use(ShimLauncher(**device)):
+        layer(policy(0.5, 0.5), Packing((3, 3, 2)), (4, hidden))
+
+
+@pytest.fixture
+def tf32():
+    """As a CPU ignores the setting, only the choice of products changes."""
+    before, torch.backends.cuda.matmul.fp32_precision = (
+        torch.backends.cuda.matmul.fp32_precision,
+        "tf32",
+    )
+    yield
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_products_are_left_to_tensor_cores_where_torch_may_use_them(tf32, layer):
+    packing = Packing((3, 3, 2))
+    torch.manual_seed(0)
+    with cuda_launch.use(launcher := ShimLauncher()):
+        agree_on_linear(packing, 6, 5, drawn(packing, 6, 0.5))
+        layer(policy(0.5, 0.5), packing, (5, 6), 2)
+    kernels = {name for _, name, _ in launcher.launched}
+    assert {"lstm_fp", "lstm_bp"} <= kernels
+    assert not {"linear_fp", "linear_bp", "linear_wg"} & kernels
+
+
+def test_a_hidden_size_that_no_grid_can_own():
+    with cuda_launch.use(ShimLauncher(multiprocessors=1, shared_limit=10 << 10)):
+        x, state, weight = torch.zeros(1, 1), torch.zeros(1, 1, 129), torch.zeros(516, 129)
+        weights = (Weights(weight[:, :1], weight, None, None),)
+        with pytest.raises(
+            ValueError, match="129 units to each multiprocessor of cpu, whose block can own 128"
+        ):
+            lstm_layer(x, state, state, weights, None, [], Packing.padded(1, 1))
+
+
+def linear_arguments(requires_grad=True):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(6, 5), torch.randn(9, 5), torch.randn(9)
+    for tensor in (x, weight, bias):
+        tensor.requires_grad_(requires_grad)
+    indices = torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32)
+    return x, weight, bias, indices, torch.tensor([0, 2, 2, 5]), torch.tensor([0, 2, 4, 6]), 2, 2.0
+
+
+def lstm_arguments(requires_grad=True):
+    torch.manual_seed(0)
+    x, h_0, c_0 = torch.randn(5, 3), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    weights = [
+        [torch.randn(*shape) for _ in range(2)] for shape in ((16, 3), (16, 4), (16,), (16,))
+    ]
+    for tensor in (x, h_0, c_0, *(w for pair in weights for w in pair)):
+        tensor.requires_grad_(requires_grad)
+    nr = torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([0, 2, 3])
+    rh = torch.tensor([3, 0, 1, 0, 1, 2], dtype=torch.int32), torch.tensor([[0, 1, 3], [3, 6, 6]])
+    return x, h_0, c_0, *weights, [3, 2], torch.tensor([0, 3, 5]), *nr, 1, 2.0, *rh, 1, 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("cuda_linear_fp", linear_arguments), ("cuda_lstm_fp", lstm_arguments)]
+)
+def test_opcheck(name, arguments):
+    torch.library.opcheck(getattr(ops, name).default, arguments())
+
+
+def test_opcheck_of_the_backward_operators():
+    x, weight, bias, *mask = linear_arguments(requires_grad=False)
+    y, by_unit = ops.cuda_linear_fp(x, weight, bias, *mask)
+    torch.library.opcheck(ops.cuda_linear_bp.default, (y, by_unit, *mask))
+    torch.library.opcheck(ops.cuda_linear_wg.default, (x, y, *mask))
+    x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, *rest = lstm_arguments(requires_grad=False)
+    y, h_n, c_n, gates, cells, w, u = ops.cuda_lstm_fp(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, *rest)
+    torch.library.opcheck(ops.cuda_lstm_bp.default, (y, h_n, c_n, c_0, gates, cells, w, u, *rest))
+    torch.library.opcheck(ops.cuda_lstm_wg.default, (x, h_0, y, gates, *rest))
+
+
+@pytest.mark.parametrize("output", [0, 1, 2])
+def test_gradient_of_one_output_alone(output):
+    """The others come to the backward as None."""
+    arguments = lstm_arguments()
+    leaves = [*arguments[:3], *arguments[3], *arguments[4]]
+    result = ops.cuda_lstm_fp(*arguments)[output]
+    gradients = torch.autograd.grad(result.sum(), leaves)
+    others = [torch.zeros_like(y) for y in ops.cuda_lstm_fp(*arguments)[:3]]
+    others[output] = torch.ones_like(result)
+    expected = torch.autograd.grad(ops.cuda_lstm_fp(*arguments)[:3], leaves, others)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+def test_strided_inputs():
+    torch.manual_seed(0)
+    packing = Packing.padded(3, 2)
+    x, weight, mask = torch.randn(6, 5), torch.randn(9, 5), drawn(packing, 5, 0.5)
+    strided = linear(x.t().contiguous().t(), weight.t().contiguous().t(), None, mask, packing)
+    assert torch.equal(strided, linear(x, weight, None, mask, packing))
+
+
+def test_gradients_at_an_odd_address():
+    x, weight, bias, *mask = linear_arguments(requires_grad=False)
+    dy = torch.randn(6 * 8 + 1)[1:].view(6, 8)
+    _, by_unit = ops.cuda_linear_fp(x, weight[:8].clone(), bias[:8].clone(), *mask)
+    assert torch.equal(
+        ops.cuda_linear_bp(dy, by_unit, *mask), ops.cuda_linear_bp(dy.clone(), by_unit, *mask)
+    )
+    for actual, expected in zip(
+        ops.cuda_linear_wg(x, dy, *mask), ops.cuda_linear_wg(x, dy.clone(), *mask), strict=True
+    ):
+        assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.randn(6, 4)}, r"weight must have shape \[None, 4\], has \[9, 5\]"),
+        (
+            {"weight": torch.randn(9, 5).double()},
+            "weight is torch.float64: the CUDA kernels take float32",
+        ),
+        ({"bias": torch.randn(8)}, r"bias must have shape \[9\], has \[8\]"),
+    ],
+)
+def test_wrong_arguments(change, message):
+    x, weight, bias, indices, offsets, *_ = linear_arguments(requires_grad=False)
+    given = {"x": x, "weight": weight, "bias": bias} | change
+    with pytest.raises(ValueError, match=message):
+        linear(**given, mask=UnitMask(indices, offsets, 1, 5, 2.0), packing=Packing.padded(3, 2))
+
+
+def test_tensors_on_two_devices():
+    with pytest.raises(
+        ValueError, match="weight is on meta, another argument on cpu: move them to one device"
+    ):
+        check("weight", torch.empty(9, 5, device="meta"), torch.empty(6, 5), (None, 5))

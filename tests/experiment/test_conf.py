@@ -1,0 +1,159 @@
+"""Every file under conf/ composes, and what cannot be run is refused in one line before any training."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from run import task_function
+from structured_dropout.experiment import settings
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.identity import signature
+from structured_dropout.experiment.tracking import open_tracker
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
+TASKS = [option for group, option in OPTIONS if group == "task"]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(compose, group, option):
+    added = group in ("experiment", "embeddings")  # not every run has one
+    cfg = compose(f"{'+' if added else ''}{group}={option}")
+    OmegaConf.to_container(cfg, resolve=True)
+    if group != "experiment":
+        assert cfg[group].name == option
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_dropout_of_a_task_is_a_policy(compose, task):
+    for dropout in compose(f"task={task}").task.dropouts:
+        cfg = compose(f"task={task}", f"dropout={dropout}")
+        settings.check(cfg)
+        settings.policy(cfg, layers=cfg.model.layers)
+
+
+def test_a_rate_can_be_set_from_the_command_line(compose):
+    cfg = compose(
+        "task=ptb_medium", "dropout=nr_rh_st", "dropout.nr.p=[.3,.4]", "dropout.rh.redraw_every=5"
+    )
+    policy = settings.policy(cfg, layers=2)
+    assert policy.nr.p == (0.3, 0.4)
+    assert policy.rh.redraw_every == 5
+    assert policy.output.p == 0.5
+    assert policy.output.redraw_every == 1
+
+
+def test_the_sites_are_redrawn_together_unless_given_apart(compose):
+    policy = settings.policy(
+        compose("dropout=nr_rh_st", "dropout.nr.redraw_every=sequence"), layers=2
+    )
+    assert (
+        policy.nr.redraw_every == policy.rh.redraw_every == policy.output.redraw_every == "sequence"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dropout.nr.p=1.2", r"dropout.nr: a dropout rate must be a number in \[0, 1\), not 1.2"),
+        ("dropout.nr.p=[.1,.2,.3]", "dropout.nr: p has 3 rates for 2 layers"),
+        ("dropout.rh.case=V", "dropout.rh: unknown dropout case 'V'"),
+        ("dropout.rh.redraw_every=0", "dropout.rh: redraw_every"),
+        ("+dropout.rh.rate=3", "dropout.rh: .*rate"),
+        (
+            "+dropout.gates=.5",
+            "dropout.gates: there is no such part of a policy: choose nr, rh, output, cell",
+        ),
+        (
+            "+dropout.weight=1.5",
+            r"dropout.weight: a dropout rate must be a number in \[0, 1\), not 1.5",
+        ),
+        (
+            "+dropout.zoneout={h:.1,c:-1}",
+            r"dropout.zoneout: a dropout rate must be a number in \[0, 1\), not -1",
+        ),
+        ("+dropout.zoneout={h:.1}", "dropout.zoneout: .*c"),
+        ("+dropout.cell={case:II,p:[.1]}", "dropout.cell: p has 1 rates for 2 layers"),
+        ("+model.embedding_dropout=1", "model.embedding_dropout is a dropout rate"),
+        ("data=multi30k", "data=multi30k is not for task=ptb_small: choose ptb, text, pydoc"),
+        ("seed=-1", "seed must be 0 or more"),
+        ("model.hidden_size=-1", "model.hidden_size must be positive"),
+        ("model.hidden_size=wide", "model.hidden_size must be a number"),
+        ("train.lr=0", "train.lr must be positive"),
+        ("dropout.nr=.3", "node `dropout.nr` is not a container"),
+        ("+embeddings.frozen=no", "embeddings.frozen must be true or false"),
+        ("backend=fused", "backend fused cannot run this on cpu"),
+        ("device=tpux", "device=tpux"),
+    ],
+)
+def test_impossible_values(compose, override, message):
+    cfg = compose("device=cpu", override)
+    with pytest.raises(UsageError, match=message):
+        settings.check(cfg)
+        settings.backend(cfg, settings.policy(cfg, layers=cfg.model.layers))
+
+
+def test_the_signature_ignores_how_a_run_is_watched_and_executed(compose):
+    base = signature(compose("task=ptb_small"))
+    for same in (
+        "device=cpu",
+        "tracker=wandb",
+        "train.threads=1",
+        "run.dir=x",
+        "data.dir=/x",
+        "train.checkpoint_minutes=1",
+    ):
+        assert signature(compose("task=ptb_small", same)) == base
+    for other in ("seed=2", "dropout=nr_st", "train.lr=2", "backend=dense", "dropout.nr.p=.1"):
+        assert signature(compose("task=ptb_small", other)) != base
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian.epochs=3"], "trian"),
+        (["task=ptb_tiny"], "ptb_medium"),  # hydra lists what there is
+        (["dropout=nr_st", "data.dir=/nowhere"], "error: data.dir=/nowhere does not exist"),
+        (["-m", "run.dir=/tmp/x"], "error: run.dir names one folder"),
+        (["+train.epohs=3"], "error: +train.epohs=3: nothing reads a key that is added"),
+        (["+experiment=table1"], "error: only= chooses among the runs of a sweep: add -m"),
+        (
+            ["task=nmt_multi30k", "mode=translate", "translate.beam=0"],
+            "error: translate.beam must be positive",
+        ),
+    ],
+)
+def test_run_py_refuses_in_one_line(arguments, message):
+    result = subprocess.run(
+        [sys.executable, "run.py", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_mode_that_a_task_has_not_is_refused(compose):
+    with pytest.raises(UsageError, match="task=ptb_small has no mode=tag: choose train"):
+        task_function(compose("task=ptb_small", "mode=tag"))
+
+
+def test_a_missing_package_is_named(compose):
+    cfg = compose("task=ptb_small")
+    settings.check(cfg)
+    OmegaConf.update(
+        cfg, "task.requires", {"some_extra": ["torch", "no_such_module"]}, force_add=True
+    )
+    with pytest.raises(
+        UsageError, match=r"needs no_such_module: pip install 'structured-dropout\[some_extra\]'"
+    ):
+        settings.check(cfg)
+
+
+def test_an_unknown_tracker_is_refused(compose, tmp_path):
+    with pytest.raises(
+        UsageError, match=r"tracker.name=wandbb is no tracker: choose console or wandb"
+    ):
+        open_tracker(compose("tracker.name=wandbb").tracker, {}, "name", None, tmp_path)

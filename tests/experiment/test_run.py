@@ -1,0 +1,198 @@
+"""The life of a run: it resumes bit for bit, is not repeated, and ends with a word on why."""
+
+import os
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from running import ROOT, TINY, command, result, rows, stop_after_first_checkpoint
+
+from structured_dropout.experiment import checkpoint, tracking
+from structured_dropout.experiment.errors import (
+    Interrupted,
+    StorageFailed,
+    TrainingDiverged,
+    UsageError,
+)
+from structured_dropout.experiment.folder import is_done
+from structured_dropout.experiment.run import Run
+from tasks.ptb.evaluate import perplexity
+
+
+@pytest.fixture(scope="module")
+def unbroken(launch, tiny_text, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    launch(*TINY, *tiny_text, f"run.dir={folder}")
+    return folder
+
+
+def test_what_a_run_leaves(unbroken):
+    summary = result(unbroken)
+    assert summary["status"] == "finished"
+    assert summary["epochs"] == summary["planned_epochs"] == 2
+    assert set(summary["metrics"]) == {"train_loss", "valid_perplexity", "test_perplexity"}
+    assert summary["data"]["name"] == "text"
+    assert {"backend", "seconds", "ms_per_iteration", "commit", "machine", "versions"} <= set(
+        summary
+    )
+    assert [row["epoch"] for row in rows(unbroken)] == ["1", "2"]
+    assert float(rows(unbroken)[1]["valid_perplexity"]) == summary["metrics"]["valid_perplexity"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_resumes_to_the_same_metrics(unbroken, tiny_text, tmp_path, number):
+    process = stop_after_first_checkpoint(tmp_path, number, *tiny_text)
+    assert process.returncode == 130
+    assert result(tmp_path)["status"] == "interrupted"
+    assert "the same command goes on from there" in process.stdout.read()
+    again = subprocess.run(
+        command(f"run.dir={tmp_path}", *tiny_text), cwd=ROOT, capture_output=True, text=True
+    )
+    assert "resuming" in again.stdout
+    assert again.stdout.splitlines()[-1] == f"summary: {tmp_path / 'summary.json'}"
+    assert rows(tmp_path) == rows(unbroken)
+    assert result(tmp_path)["metrics"] == result(unbroken)["metrics"]
+    assert result(tmp_path)["resumed"]
+
+
+@pytest.mark.parametrize("evaluation", [1, 2, 3])
+def test_a_run_that_is_stopped_while_it_evaluates_resumes_to_the_same_metrics(
+    launch, unbroken, tiny_text, tmp_path, monkeypatch, evaluation
+):
+    """After either epoch, or on the test text."""
+    calls = []
+
+    def interrupted(*args, **options):
+        calls.append(args)
+        if len(calls) == evaluation:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return perplexity(*args, **options)
+
+    monkeypatch.setattr("tasks.ptb.train.perplexity", interrupted)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        launch(*TINY, *tiny_text, f"run.dir={tmp_path}")
+    assert len(calls) == evaluation
+    assert result(tmp_path)["status"] == "interrupted"
+    launch(*TINY, *tiny_text, f"run.dir={tmp_path}")
+    assert len(calls) == 3 + 1
+    assert rows(tmp_path) == rows(unbroken)
+    assert result(tmp_path)["metrics"] == result(unbroken)["metrics"]
+
+
+def test_a_finished_run_is_not_repeated(tiny_text, tmp_path):
+    arguments = command(f"run.dir={tmp_path}", "train.max_iterations=3", *tiny_text)
+    subprocess.run(arguments, cwd=ROOT, check=True)
+    before = os.stat(tmp_path / "summary.json").st_mtime_ns
+    assert result(tmp_path)["status"] == "truncated"
+    assert result(tmp_path)["iterations"] == 3
+    again = subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "already done" in again.stdout
+    assert os.stat(tmp_path / "summary.json").st_mtime_ns == before
+
+
+def test_a_folder_of_another_configuration_is_refused(launch, compose, unbroken, tiny_text):
+    other = [*TINY, *tiny_text, f"run.dir={unbroken}", "seed=2"]
+    with pytest.raises(UsageError, match="another configuration"):
+        launch(*other)
+    with pytest.raises(UsageError, match="another configuration"):
+        is_done(unbroken, compose(*other))
+
+
+@pytest.mark.parametrize("iterations", [5, 100])
+def test_a_run_that_was_stopped_right_before_its_last_metrics_computes_them(
+    launch, tiny_text, tmp_path, monkeypatch, iterations
+):
+    """``iterations`` end the training in its first epoch, or never: then it is stopped before that epoch's end."""
+
+    class Stop(Exception):
+        pass
+
+    def stopped(run, **metrics):
+        monkeypatch.undo()
+        run._save()
+        raise Stop
+
+    arguments = [*TINY, *tiny_text, f"train.max_iterations={iterations}"]
+    launch(*arguments, f"run.dir={tmp_path / 'unbroken'}")
+    monkeypatch.setattr(Run, "end_epoch", stopped)
+    with pytest.raises(Stop):
+        launch(*arguments, f"run.dir={tmp_path / 'stopped'}")
+    launch(*arguments, f"run.dir={tmp_path / 'stopped'}")
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "unbroken")
+    assert result(tmp_path / "stopped")["metrics"] == result(tmp_path / "unbroken")["metrics"]
+
+
+def test_two_processes_in_one_folder_are_refused(launch, tiny_text, tmp_path):
+    import fcntl
+
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="in use by another process"):
+            launch(*TINY, *tiny_text, f"run.dir={tmp_path}")
+
+
+@pytest.mark.parametrize("lr", ["1e6", "1e30"])
+def test_an_exploding_loss_stops_the_run(launch, tiny_text, tmp_path, lr):
+    with pytest.raises(TrainingDiverged, match=r"lower train.lr"):
+        launch(*TINY, *tiny_text, f"run.dir={tmp_path}", f"train.lr={lr}", "train.clip=1e30")
+    assert result(tmp_path)["status"] == "failed"
+    assert "lower train.lr" in result(tmp_path)["error"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"status": "funished"}', '{"statu": "finished"}', "\xff"]
+)
+def test_a_damaged_summary_is_named(compose, tmp_path, content):
+    (tmp_path / "summary.json").write_text(content, encoding="latin-1")
+    with pytest.raises(
+        UsageError, match=r"summary.json is damaged .* delete it to go on from the checkpoint"
+    ):
+        is_done(tmp_path, compose())
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"x": torch.arange(1000)})
+    assert torch.equal(checkpoint.load(path)["x"], torch.arange(1000))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UsageError, match=r"checkpoint.pt is damaged"):
+        checkpoint.load(path)
+
+
+def test_a_checkpoint_is_whole_or_the_one_before(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"x": 1})
+    with pytest.raises(AttributeError):
+        checkpoint.save(path, {"x": lambda: None})  # cannot be pickled: fails in mid-write
+    assert checkpoint.load(path) == {"x": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    """A limit on the size of files stands for a full disk: both fail in mid-write."""
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"x": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(
+            StorageFailed, match=r"checkpoint.pt cannot be written \(File too large\)"
+        ):
+            checkpoint.save(path, {"x": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert checkpoint.load(path) == {"x": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_run_outlives_its_tracker(caplog):
+    tracker = tracking.WandB.__new__(tracking.WandB)
+    tracker._run = None  # whatever is called on it raises
+    tracker.log({"valid_perplexity": 1.0}, step=1)
+    tracker.finish({"status": "finished"})
+    assert caplog.text.count("the run goes on") == 2

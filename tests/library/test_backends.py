@@ -1,0 +1,168 @@
+"""Every backend equals the float64 reference on the same masks: forward and all gradients."""
+
+import pytest
+import reference
+import torch
+from cases import BACKENDS, PACKINGS, POLICIES, SIZES, runs
+from devices import DEVICE, cuda_kernels
+from judge import agree, agree_on_layer, cast
+
+from structured_dropout import (
+    DropoutPolicy,
+    Packing,
+    UnitMask,
+    backends,
+)
+from structured_dropout.backends.base import LayerMasks, Weights
+from structured_dropout.masks import draw
+
+
+def units(kept_by_draw: list[list[int]], total: int, steps_per_draw: int = 1) -> UnitMask:
+    offsets = torch.tensor([0, *(len(kept) for kept in kept_by_draw)]).cumsum(0)
+    indices = torch.tensor([unit for kept in kept_by_draw for unit in kept], dtype=torch.int32)
+    return UnitMask(indices, offsets, steps_per_draw, total, 2.0)
+
+
+def dtypes(name: str) -> list[torch.dtype]:
+    return [dtype for dtype in (torch.float32, torch.float64) if runs(name, DropoutPolicy(), dtype)]
+
+
+@pytest.fixture(autouse=True)
+def kernels():
+    with cuda_kernels():
+        yield
+
+
+@pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_lstm_layer(name, policy, packing):
+    if not runs(name, policy):
+        with pytest.raises((ValueError, RuntimeError), match="choose"):
+            backends.resolve(name, policy, DEVICE, torch.float32)
+        return
+    for sizes in SIZES.values():
+        agree_on_layer(name, policy, packing, sizes)
+    agree_on_layer(name, policy, packing, SIZES["odd"], directions=2)
+    agree_on_layer(name, policy, packing, SIZES["odd"], bias=False)
+    dtype = torch.float64 if runs(name, policy, torch.float64) else torch.float32
+    agree_on_layer(name, policy, packing, SIZES["wide"], directions=2, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if runs(name, POLICIES["nr_rh_st"])])
+def test_lstm_layer_where_steps_keep_nothing_or_all(name):
+    inputs, hidden = SIZES["odd"]
+    nr = units([[], list(range(inputs)), [0], [inputs - 1], []], inputs)
+    rh = units([list(range(hidden)), [], [hidden - 1], [], [0]], hidden)
+    for packing in (Packing.padded(5, 3), Packing((4, 2, 2, 1, 1))):
+        agree_on_layer(name, LayerMasks(nr, (rh, rh)), packing, SIZES["odd"], directions=2)
+    nothing = LayerMasks(units([[]], inputs, 5), (units([[]], hidden, 5),))
+    agree_on_layer(name, nothing, Packing.padded(5, 3), SIZES["odd"])
+
+
+@pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_linear(name, packing):
+    linear = backends.get(name).linear
+    for site in dict.fromkeys(policy.nr for policy in POLICIES.values()):
+        for inputs, outputs in [(13, 7), (32, 64), (41, 133)]:
+            for bias in (True, False):
+                torch.manual_seed(0)
+                sample = {"steps": packing.steps, "batch": packing.batch, "like": torch.empty(0)}
+                mask = draw(site, units=inputs, **sample)
+                shapes = [(packing.bounds[-1], inputs), (outputs, inputs), (outputs,)]
+                tensors = [torch.randn(s) for s in shapes[:2]] + [
+                    torch.randn(shapes[2]) if bias else None
+                ]
+
+                def masked(f, mask=mask, packing=packing):
+                    return lambda x, w, b: f(x, w, b, cast(LayerMasks(mask, ()), x).nr, packing)
+
+                for dtype in dtypes(name):
+                    agree(masked(linear), masked(reference.linear), tensors, dtype)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_dropped_columns_of_the_input_gradient_are_exactly_zero(name):
+    mask = units([[1, 4], [], [0, 1, 2, 3, 4]], 5).to(DEVICE)
+    x = torch.randn(6, 5, device=DEVICE, requires_grad=True)
+    weight = torch.randn(9, 5, device=DEVICE)
+    backends.get(name).linear(x, weight, None, mask, Packing.padded(3, 2)).sum().backward()
+    dropped = mask.multiplier(x).expand(3, 2, 5).reshape(6, 5) == 0
+    assert (x.grad[dropped] == 0).all()
+    assert (x.grad[~dropped] != 0).all()
+
+
+@pytest.mark.parametrize("name", ["dense", "compact"])
+def test_gradcheck(name):
+    torch.manual_seed(0)
+    packing = Packing((3, 2, 1))
+    mask = LayerMasks(
+        units([[0, 2], [1], []], 3), (units([[0], [0, 1], [1]], 2), units([[1], [], [0]], 2))
+    )
+    shapes = [(6, 3), (2, 3, 2), (2, 3, 2), *[(8, 3), (8, 2), (8,), (8,)] * 2]
+    tensors = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
+
+    def layer(x, h_0, c_0, *flat):
+        weights = (Weights(*flat[:4]), Weights(*flat[4:]))
+        return tuple(backends.get(name).lstm_layer(x, h_0, c_0, weights, mask, packing))
+
+    assert torch.autograd.gradcheck(layer, tensors)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_second_derivatives_are_right_or_an_error(name):
+    """The backward of a sum has no gradient to differentiate, only its saved tensors."""
+    torch.manual_seed(0)
+    dtype, packing = dtypes(name)[-1], Packing.padded(3, 2)
+    shapes = [(6, 3), (1, 2, 2), (1, 2, 2), (8, 3), (8, 2), 8, 8]
+    tensors = [
+        torch.randn(shape, dtype=dtype, device=DEVICE, requires_grad=True) for shape in shapes
+    ]
+    x, _, _, *weights = tensors
+    mask = units([[0, 2], [1], []], 3).to(DEVICE)
+
+    def linear(x, weight, bias):
+        return backends.get(name).linear(x, weight, bias, mask, packing).tanh()
+
+    def layer(x, h_0, c_0, *weights):
+        masks = LayerMasks(mask, (None,))
+        return backends.get(name).lstm_layer(x, h_0, c_0, (Weights(*weights),), masks, packing).y
+
+    for function, inputs, twice_differentiable in (
+        (linear, (x, weights[0], weights[2]), ("dense", "compact", "fused")),
+        (layer, tensors, ("fused",)),
+    ):
+        if name in twice_differentiable:
+            with torch.backends.cudnn.flags(enabled=False):  # cuDNN's LSTM has none, and says so
+                assert torch.autograd.gradgradcheck(function, inputs)
+        else:
+            with pytest.raises(RuntimeError, match="no second derivatives"):
+                torch.autograd.grad(function(*inputs).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("trained", ["b_ih", "b_hh"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_one_bias_may_be_frozen(name, trained):
+    weights = Weights(*(torch.randn(shape, device=DEVICE) for shape in ((8, 3), (8, 2), 8, 8)))
+    bias = getattr(weights, trained).requires_grad_()
+    x, state = torch.randn(6, 3, device=DEVICE), torch.zeros(1, 2, 2, device=DEVICE)
+    y, *_ = backends.get(name).lstm_layer(
+        x, state, state, (weights,), LayerMasks(None, (None,)), Packing.padded(3, 2)
+    )
+    (gradient,) = torch.autograd.grad(y.sum(), bias)
+    assert (gradient != 0).all()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_empty_batch(name):
+    tensors = [
+        torch.randn(shape, device=DEVICE)
+        for shape in ((0, 3), (1, 0, 2), (1, 0, 2), (8, 3), (8, 2), 8, 8)
+    ]
+    masks = LayerMasks(None, (None,))
+    y, h_n, _ = backends.get(name).lstm_layer(
+        *tensors[:3], (Weights(*tensors[3:]),), masks, Packing((0, 0))
+    )
+    assert y.shape == (0, 2)
+    assert h_n.shape == (1, 0, 2)

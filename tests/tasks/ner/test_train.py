@@ -1,0 +1,230 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from structured_dropout.experiment import checkpoint
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.run import Run
+from tasks.ner import benchmark, tag
+from tasks.ner.train import dropout
+
+ROOT = Path(__file__).parents[3]
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def run(*overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "run.py", *overrides], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(launch, tiny_columns, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    launch(*tiny_columns, "dropout=nr_st", "train.epochs=12", "train.lr=.1", f"run.dir={folder}")
+    return folder
+
+
+@pytest.mark.parametrize("dropout", ["none", "nr_random", "nr_st", "nr_rh_st"])
+def test_every_dropout_trains(launch, tiny_columns, tmp_path, dropout):
+    launch(*tiny_columns, f"dropout={dropout}", "train.max_iterations=3", f"run.dir={tmp_path}")
+    result = summary(tmp_path)
+    assert result["status"] == "truncated"
+    scores = {"valid_f1", "test_f1", "test_precision", "test_recall", "test_accuracy"}
+    assert set(result["metrics"]) == {"train_loss", *scores}
+    assert all(0 <= result["metrics"][name] <= 100 for name in scores)
+    assert 1 < result["metrics"]["train_loss"] < 3
+    assert result["data"]["embeddings"] == {"name": "random", "size": 6}
+
+
+def test_it_learns_and_the_best_epoch_counts(trained):
+    result = summary(trained)
+    assert result["metrics"]["test_f1"] > 90
+    rows = (trained / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("valid_f1")
+    assert result["metrics"]["valid_f1"] == max(float(row.split(",")[column]) for row in rows[1:])
+
+
+@pytest.mark.parametrize(
+    ("dropout", "losses"),
+    [
+        ("nr_random", [1.25283, 1.24013, 1.15848]),
+        ("nr_st", [1.23894, 1.24598, 1.18951]),
+        ("nr_rh_st", [1.23928, 1.29303, 1.13888]),
+    ],
+)
+def test_the_first_losses_are_pinned(monkeypatch, launch, tiny_columns, tmp_path, dropout, losses):
+    recorded = []
+    monkeypatch.setattr(Run, "record", lambda self, loss, units: recorded.append(loss.item()))
+    monkeypatch.setattr(Run, "_train_loss", 0.0)
+    launch(
+        *tiny_columns,
+        f"dropout={dropout}",
+        "backend=dense",
+        "train.max_iterations=3",
+        f"run.dir={tmp_path}",
+    )
+    assert recorded == pytest.approx(losses, abs=1e-4)
+
+
+def test_backends_train_alike(launch, tiny_columns, tmp_path):
+    losses = []
+    for backend in ("dense", "compact"):
+        folder = tmp_path / backend
+        overrides = [
+            "dropout=nr_rh_st",
+            f"backend={backend}",
+            "train.max_iterations=20",
+            f"run.dir={folder}",
+        ]
+        launch(*tiny_columns, *overrides)
+        losses.append(summary(folder)["metrics"]["train_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_an_interrupted_run_resumes_to_the_same_end(launch, tiny_columns, tmp_path):
+    """Stopped right after the checkpoint of an iteration in the second epoch."""
+    overrides = [*tiny_columns, "dropout=nr_rh_st", "train.checkpoint_iterations=17"]
+    launch(*overrides, f"run.dir={tmp_path / 'unbroken'}")
+    broken = tmp_path / "broken"
+
+    class Stop(Exception):
+        pass
+
+    def stop(run: Run) -> None:
+        save(run)
+        if run._at.epoch == 1:
+            raise Stop
+
+    save, Run._save = Run._save, stop
+    try:
+        with pytest.raises(Stop):
+            launch(*overrides, f"run.dir={broken}")
+    finally:
+        Run._save = save
+    assert summary(broken)["status"] == "failed"
+    launch(*overrides, f"run.dir={broken}")
+    assert summary(broken)["resumed"]
+    assert summary(broken)["metrics"] == summary(tmp_path / "unbroken")["metrics"]
+    a, b = (
+        checkpoint.load(folder / "checkpoint.pt")["kept"]
+        for folder in (broken, tmp_path / "unbroken")
+    )
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    assert a["best"]["metric"] == b["best"]["metric"]
+
+
+def test_other_data_cannot_resume_a_run(launch, tiny_columns, tmp_path):
+    """The configuration names the data's files, not what is in them."""
+    files = {split: tmp_path / f"{split}.txt" for split in ("train", "valid", "test")}
+    for path in files.values():
+        path.write_text("Ann B-PER\nsaw O\nsaw O\n")
+    overrides = [*tiny_columns, *(f"data.{split}={path}" for split, path in files.items())]
+    launch(*overrides, "train.epochs=1", f"run.dir={tmp_path / 'run'}")
+    files["train"].write_text("Bo B-PER\nsaw O\nsaw O\n")
+    with pytest.raises(UsageError, match="not those that this run began with"):
+        launch(*overrides, "train.epochs=1", f"run.dir={tmp_path / 'run'}")
+
+
+def test_the_base_drops_embeddings_and_the_paper_the_input(compose):
+    policy, rate = dropout(compose("task=ner_conll03", "dropout=nr_random"))
+    assert (policy.nr, policy.rh, rate) == (None, None, 0.5)
+    policy, rate = dropout(compose("task=ner_conll03", "dropout=nr_rh_st", "task.rates.nr=.3"))
+    assert (policy.nr.p, policy.rh.p, rate) == (0.3, 0.3, 0.0)
+    policy, rate = dropout(compose("task=ner_conll03", "dropout=nr_random", "placement=input"))
+    assert (policy.nr.p, rate) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("placement=embeddings", r"drops single elements \(case I\): choose input"),
+        ("placement=output", "placement=output is unknown: choose input or embeddings"),
+        ("embeddings.size=0", "embeddings.size must be a positive number"),
+        ("dropout=nr_variational", "task=ner_conll03 does not define dropout=nr_variational"),
+        ("train.batch=0", "train.batch must be positive"),
+    ],
+)
+def test_impossible_values(launch, tiny_columns, tmp_path, override, message):
+    with pytest.raises(UsageError, match=message):
+        launch(*tiny_columns, "dropout=nr_st", override, f"run.dir={tmp_path}")
+
+
+def test_the_benchmark_can_time_an_iteration(compose):
+    cfg = compose("task=ner_conll03", "dropout=nr_rh_st", "device=cpu", "model.hidden_size=8")
+    first = benchmark.trial(cfg)
+    assert first() > first() > 0
+
+
+def test_tagging_a_text(trained, tiny_columns, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("it sees Jan van Eyck\n\nçà went to Rome\n")
+    tagged = run(
+        "task=ner_conll03",
+        "mode=tag",
+        f"checkpoint={trained / 'checkpoint.pt'}",
+        f"input={text}",
+        "device=cpu",
+    )
+    assert tagged.returncode == 0, tagged.stderr
+    assert tagged.stdout == (
+        "it O\nsees O\nJan B-PER\nvan I-PER\nEyck I-PER\n\nçà O\nwent O\nto O\nRome B-LOC\n\n"
+    )  # columns alone, and a word of unknown characters among them
+    assert "1 of 9 words are unknown" in tagged.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("checkpoint=null", "mode=tag needs checkpoint: checkpoint=, of a training"),
+        ("checkpoint=nowhere.pt", "checkpoint=nowhere.pt does not exist"),
+        ("checkpoint=${input}", "text.txt is damaged"),
+        ("input=nowhere.txt", "nowhere.txt cannot be read"),
+        ("input=/dev/null", "input=/dev/null has no words"),
+    ],
+)
+def test_what_cannot_be_tagged(compose, trained, tmp_path, override, message):
+    (tmp_path / "text.txt").write_text("it went\n")
+    files = [f"checkpoint={trained / 'checkpoint.pt'}", f"input={tmp_path / 'text.txt'}"]
+    with pytest.raises(UsageError, match=message):
+        tag.main(compose("task=ner_conll03", *files, override))
+
+
+def test_other_checkpoints_are_refused(compose, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"kept": {"model": {}, "optimizer": {}}})
+    with pytest.raises(UsageError, match="is not of a tagger"):
+        tag.load(path)
+    checkpoint.save(path, {"kept": {"vocabulary": {}, "best": {"weights": {}}}})
+    with pytest.raises(UsageError, match="is from the first epoch"):
+        tag.load(path)
+
+
+def test_a_tagger_learns_more_words_from_the_vectors(launch, compose, tiny_columns, tmp_path):
+    glove = tmp_path / "glove.txt"
+    glove.write_text("rome 1 1\noslo 1 2\nparis 1 3\n")
+    columns = [override for override in tiny_columns if not override.startswith("embeddings")]
+    overrides = [*columns, "embeddings=glove", f"embeddings.path={glove}", "train.max_iterations=2"]
+    launch(*overrides, f"run.dir={tmp_path}")
+    model, vocabulary = tag.restore(tag.load(tmp_path / "checkpoint.pt"), "dense")
+    assert "Paris" not in vocabulary
+    cfg = compose("task=ner_conll03", f"embeddings.path={glove}")
+    wider = tag.learn(model, vocabulary, {"Paris", "Rome", "nothing"}, cfg)
+    assert model.eval().words(torch.tensor([wider.word_id("Paris")])).tolist() == [[1, 3]]
+    glove.write_text("paris 1 2 3\n")
+    with pytest.raises(UsageError, match="has vectors of 3 numbers, the tagger's have 2"):
+        tag.learn(model, vocabulary, {"Paris"}, cfg)
+
+
+def test_table3_runs_and_makes_the_tables(sweep_in, tiny_columns, tmp_path):
+    result = sweep_in(tmp_path, "+experiment=table3", *tiny_columns[1:], "train.epochs=1")
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "results/runs").rglob("summary.json"))) == 3
+    assert (tmp_path / "results/table3.md").exists()
