@@ -104,10 +104,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             float* c_n, float* cells, float* y, int* arrivals, float scale, int steps,
             int steps_per_draw, int draws, int batch, int batch_padded, int hidden, int owned,
             int resident) {
-  extern __shared__ float4
-      shared[];  // U's share; then h [chunk][ROWS], then in its place sums [slice][ROWS][owned]
-  constexpr int kRowQuads = ROWS / 4,
-                kChunk = 4 * THREADS;  // as many units of h as fit where the sums will be
+  // U's share; then h [chunk][ROWS], then in its place sums [slice][ROWS][owned].
+  extern __shared__ float4 shared[];
+  constexpr int kRowQuads = ROWS / 4;
+  constexpr int kChunk = 4 * THREADS;  // as many units of h as fit where the sums will be
 
   const int direction = blockIdx.y, first_unit = blockIdx.x * owned, directions = gridDim.y;
   const int slice = threadIdx.x / owned, slices = THREADS / owned, j = threadIdx.x % owned;
@@ -227,10 +227,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             float* dh, float* dc, float* partial, int* arrivals, float scale, int steps,
             int steps_per_draw, int draws, int batch, int first_b, int rows_padded, int hidden,
             int owned, int resident) {
-  extern __shared__ float4
-      shared[];  // U's share; then the gradients of the block's gates [owned][ROWS]
-  constexpr int kRowQuads = ROWS / 4,
-                kAdders = 8;  // lanes that add the parts of four rows of one unit
+  // U's share; then the gradients of the block's gates [owned][ROWS].
+  extern __shared__ float4 shared[];
+  constexpr int kRowQuads = ROWS / 4;
+  constexpr int kAdders = 8;  // lanes that add the parts of four rows of one unit
 
   const int direction = blockIdx.y, first_unit = blockIdx.x * owned, directions = gridDim.y,
             blocks = gridDim.x;

@@ -264,7 +264,7 @@ def _unit(text: str) -> str:
     their section of shared memory allows that to none.
     """
     text = re.sub(
-        r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?(\w+)\s+(\w+)\s*\[\s*\]\s*;",
+        r"extern __shared__ +(?:__align__\(\d+\) +)?(\w+) +(\w+) *\[ *\];",
         r"\1* const \2 = reinterpret_cast<\1*>(shim_dynamic_shared);",
         text,
     )

@@ -11,8 +11,8 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
 
-extern "C" char
-    shim_dynamic_shared[];  // what the launcher puts in the place of extern __shared__ arrays
+// What the launcher puts in the place of extern __shared__ arrays.
+extern "C" char shim_dynamic_shared[];
 
 namespace shim {
 
