@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from structured_dropout.backends.cpu.build import load_kernels
-from structured_dropout.backends.cpu.ops import ops
+from structured_dropout.backends.cpu.operators import ops
 from structured_dropout.derivatives import first_only
 from tasks.ner.vocabulary import PAD
 

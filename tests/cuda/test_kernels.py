@@ -15,7 +15,7 @@ from structured_dropout.backends.cuda import launch as cuda_launch
 from structured_dropout.backends.cuda import recurrence as cuda_recurrence
 from structured_dropout.backends.cuda.linear import linear
 from structured_dropout.backends.cuda.lstm import lstm_layer
-from structured_dropout.backends.cuda.masks import check
+from structured_dropout.backends.cuda.masks import check, pack
 from structured_dropout.masks import Packing, draw
 
 
@@ -26,6 +26,10 @@ def on_the_cpu():
 
 
 ops = torch.ops.structured_dropout
+CPU = torch.device("cpu")
+MASK = UnitMask(
+    torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32), torch.tensor([0, 2, 2, 5]), 1, 5, 2.0
+)
 
 PACKINGS = {
     "padded": Packing.padded(4, 3),
@@ -105,9 +109,7 @@ def layer(monkeypatch):
     """judge.agree_on_layer on the operators of cuda_ops."""
 
     def run(x, h_0, c_0, weights, masks: LayerMasks, packing: Packing):
-        return lstm_layer(
-            x, h_0, c_0, weights, masks.nr, [mask for mask in masks.rh if mask is not None], packing
-        )
+        return lstm_layer(x, h_0, c_0, weights, masks.nr, masks.rh, packing)
 
     monkeypatch.setitem(backends._BACKENDS, "shim", SimpleNamespace(lstm_layer=run))
     return partial(judge.agree_on_layer, "shim")
@@ -197,7 +199,7 @@ def test_a_hidden_size_that_no_grid_can_own():
         with pytest.raises(
             ValueError, match="129 units to each multiprocessor of cpu, whose block can own 128"
         ):
-            lstm_layer(x, state, state, weights, None, [], Packing.padded(1, 1))
+            lstm_layer(x, state, state, weights, None, [None], Packing.padded(1, 1))
 
 
 def linear_arguments(requires_grad=True):
@@ -205,21 +207,22 @@ def linear_arguments(requires_grad=True):
     x, weight, bias = torch.randn(6, 5), torch.randn(9, 5), torch.randn(9)
     for tensor in (x, weight, bias):
         tensor.requires_grad_(requires_grad)
-    indices = torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32)
-    return x, weight, bias, indices, torch.tensor([0, 2, 2, 5]), torch.tensor([0, 2, 4, 6]), 2, 2.0
+    return x, weight, bias, *pack([MASK], Packing.padded(3, 2), CPU)
 
 
 def lstm_arguments(requires_grad=True):
     torch.manual_seed(0)
     x, h_0, c_0 = torch.randn(5, 3), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    weights = [
-        [torch.randn(*shape) for _ in range(2)] for shape in ((16, 3), (16, 4), (16,), (16,))
-    ]
-    for tensor in (x, h_0, c_0, *(w for pair in weights for w in pair)):
+    shapes = (16, 3), (16, 4), (16,), (16,)
+    weights = [torch.randn(*shape) for _ in range(2) for shape in shapes]
+    for tensor in (x, h_0, c_0, *weights):
         tensor.requires_grad_(requires_grad)
-    nr = torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([0, 2, 3])
-    rh = torch.tensor([3, 0, 1, 0, 1, 2], dtype=torch.int32), torch.tensor([[0, 1, 3], [3, 6, 6]])
-    return x, h_0, c_0, *weights, [3, 2], torch.tensor([0, 3, 5]), *nr, 1, 2.0, *rh, 1, 2.0
+    nr = UnitMask(torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([0, 2, 3]), 1, 3, 2.0)
+    rh = [
+        UnitMask(torch.tensor(kept, dtype=torch.int32), torch.tensor([0, 1, 3]), 1, 4, 2.0)
+        for kept in ([3, 0, 1], [0, 1, 2])
+    ]
+    return x, h_0, c_0, weights, *pack([nr, *rh], Packing((3, 2)), CPU)
 
 
 @pytest.mark.parametrize(
@@ -230,21 +233,21 @@ def test_opcheck(name, arguments):
 
 
 def test_opcheck_of_the_backward_operators():
-    x, weight, bias, *mask = linear_arguments(requires_grad=False)
-    y, by_unit = ops.cuda_linear_fp(x, weight, bias, *mask)
-    torch.library.opcheck(ops.cuda_linear_bp.default, (y, by_unit, *mask))
-    torch.library.opcheck(ops.cuda_linear_wg.default, (x, y, *mask))
-    x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, *rest = lstm_arguments(requires_grad=False)
-    y, h_n, c_n, gates, cells, w, u = ops.cuda_lstm_fp(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, *rest)
-    torch.library.opcheck(ops.cuda_lstm_bp.default, (y, h_n, c_n, c_0, gates, cells, w, u, *rest))
-    torch.library.opcheck(ops.cuda_lstm_wg.default, (x, h_0, y, gates, *rest))
+    x, weight, bias, *sequence = linear_arguments(requires_grad=False)
+    y, by_unit = ops.cuda_linear_fp(x, weight, bias, *sequence)
+    torch.library.opcheck(ops.cuda_linear_bp.default, (y, by_unit, *sequence))
+    torch.library.opcheck(ops.cuda_linear_wg.default, (x, y, *sequence))
+    x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
+    y, h_n, c_n, gates, *left = ops.cuda_lstm_fp(x, h_0, c_0, weights, *sequence)
+    torch.library.opcheck(ops.cuda_lstm_bp.default, (y, h_n, c_n, [c_0, gates, *left], *sequence))
+    torch.library.opcheck(ops.cuda_lstm_wg.default, (x, h_0, y, gates, *sequence))
 
 
 @pytest.mark.parametrize("output", [0, 1, 2])
 def test_gradient_of_one_output_alone(output):
     """The others come to the backward as None."""
     arguments = lstm_arguments()
-    leaves = [*arguments[:3], *arguments[3], *arguments[4]]
+    leaves = [*arguments[:3], *arguments[3]]
     result = ops.cuda_lstm_fp(*arguments)[output]
     gradients = torch.autograd.grad(result.sum(), leaves)
     others = [torch.zeros_like(y) for y in ops.cuda_lstm_fp(*arguments)[:3]]
@@ -286,10 +289,10 @@ def test_gradients_at_an_odd_address():
     ],
 )
 def test_wrong_arguments(change, message):
-    x, weight, bias, indices, offsets, *_ = linear_arguments(requires_grad=False)
+    x, weight, bias, *_ = linear_arguments(requires_grad=False)
     given = {"x": x, "weight": weight, "bias": bias} | change
     with pytest.raises(ValueError, match=message):
-        linear(**given, mask=UnitMask(indices, offsets, 1, 5, 2.0), packing=Packing.padded(3, 2))
+        linear(**given, mask=MASK, packing=Packing.padded(3, 2))
 
 
 def test_tensors_on_two_devices():

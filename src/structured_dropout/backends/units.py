@@ -34,7 +34,7 @@ def or_dense(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def of_layer(
     x: Tensor, masks: LayerMasks, packing: Packing
-) -> tuple[Tensor, UnitMask | None, list[UnitMask]]:
+) -> tuple[Tensor, UnitMask | None, list[UnitMask | None]]:
     """The layer's input, masked already where its mask is random, and the structured masks that are
     left: nr and rh.
 
@@ -44,7 +44,11 @@ def of_layer(
     nr = masks.nr
     if nr is not None and not isinstance(nr, UnitMask):
         x, nr = nr.apply(x, packing), None
-    rh = [mask for mask in masks.rh if isinstance(mask, UnitMask)]
-    if len(rh) != sum(mask is not None for mask in masks.rh):
-        raise ValueError("kernels drop the recurrent state (rh) by whole units only: choose dense")
+    rh: list[UnitMask | None] = []
+    for mask in masks.rh:
+        if not (mask is None or isinstance(mask, UnitMask)):
+            raise ValueError(
+                "kernels drop the recurrent state (rh) by whole units only: choose dense"
+            )
+        rh.append(mask)
     return x, nr, rh

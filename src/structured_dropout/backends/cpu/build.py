@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from structured_dropout.backends.sources import folder
+from structured_dropout.backends.operators.sources import folder
 
 _NAME = "structured_dropout_cpu"
 # OpenMP for at::parallel_for's header; not linked, so that torch's own runtime is the only one.

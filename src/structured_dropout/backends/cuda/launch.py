@@ -19,7 +19,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from structured_dropout.backends import sources
+from structured_dropout.backends.operators import sources
 
 Dim3 = tuple[int, int, int]
 Arguments = tuple[Tensor | int | float | None, ...]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from structured_dropout.backends.cuda import launch
+from structured_dropout.backends.cuda.masks import DeviceMask
 from structured_dropout.backends.cuda.products import positions, row_tile
 
 _SOURCE = "lstm.cu"
@@ -41,6 +43,21 @@ class Recurrence:
     offsets: Tensor | None
     steps_per_draw: int
     scale: float
+
+    @classmethod
+    def of(
+        cls, weight: Tensor, first: Tensor, batch: int, masks: Sequence[DeviceMask | None]
+    ) -> Recurrence:
+        """With a mask for each direction, all alike but for the units that they keep, or None."""
+        drawn = [mask for mask in masks if mask is not None]
+        if not drawn:
+            return cls(weight, first, batch, None, None, 1, 1.0)
+        one, *other = drawn
+        indices, offsets = one.indices, one.offsets.unsqueeze(0)
+        if other:
+            indices = torch.cat((indices, other[0].indices))
+            offsets = torch.stack((one.offsets, other[0].offsets + len(one.indices)))
+        return cls(weight, first, batch, indices, offsets, one.steps_per_draw, one.scale)
 
     def fp(self, gates: Tensor, h_0: Tensor, c_0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """From what the input adds to the gates, [rows, directions, hidden, 4], which leaves as the

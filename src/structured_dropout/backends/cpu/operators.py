@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.differentiable import register_gradient
+from structured_dropout.backends.operators.arguments import flat_gradients
+from structured_dropout.backends.operators.gradients import register_gradient
 from structured_dropout.phases import phase
 
 ops = torch.ops.structured_dropout
@@ -34,93 +35,44 @@ def register() -> None:
 
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, indices, offsets, rows, ctx.scale = inputs
+    x, weight, bias, ctx.sizes, masks = inputs
     ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight, indices, offsets, rows)
+    ctx.save_for_backward(x, weight, *masks)
 
 
 def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, *mask = ctx.saved_tensors
+    x, weight, *masks = ctx.saved_tensors
     with phase("bp"):
-        dx = ops.linear_bp(dy, weight, *mask, ctx.scale) if ctx.needs_input_grad[0] else None
+        dx = ops.linear_bp(dy, weight, ctx.sizes, masks) if ctx.needs_input_grad[0] else None
     with phase("wg"):
-        dweight, dbias = ops.linear_wg(x, dy, *mask, ctx.scale)
-    return dx, dweight, dbias if ctx.has_bias else None, None, None, None, None
+        dweight, dbias = ops.linear_wg(x, dy, ctx.sizes, masks)
+    return dx, dweight, dbias if ctx.has_bias else None, None, None
 
 
 def _lstm_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, h_0, _, w_ih, w_hh, b_ih, _, batch_sizes, nr_indices, nr_offsets, *numbers = inputs
-    nr_steps, nr_scale, rh_indices, rh_offsets, rh_steps, rh_scale = numbers
+    x, h_0, _, weights, ctx.sizes, masks = inputs
     y, _, _, gates, cells = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(
-        x,
-        h_0,
-        y,
-        gates,
-        cells,
-        batch_sizes,
-        nr_indices,
-        nr_offsets,
-        *w_ih,
-        *w_hh,
-        *rh_indices,
-        *rh_offsets,
-    )
-    ctx.rest = len(w_ih), len(rh_indices), bool(b_ih), nr_steps, nr_scale, rh_steps, rh_scale
+    ctx.weights = len(weights)
+    ctx.save_for_backward(x, h_0, y, gates, cells, *weights, *masks)
 
 
 def _lstm_backward(
     ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None
 ) -> tuple[Any, ...]:
-    x, h_0, y, gates, cells, batch_sizes, nr_indices, nr_offsets, *lists = ctx.saved_tensors
-    directions, dropped, has_bias, nr_steps, nr_scale, rh_steps, rh_scale = ctx.rest
-    w_ih, w_hh, lists = (
-        lists[:directions],
-        lists[directions : 2 * directions],
-        lists[2 * directions :],
-    )
-    mask = (
-        nr_indices,
-        nr_offsets,
-        nr_steps,
-        nr_scale,
-        lists[:dropped],
-        lists[dropped:],
-        rh_steps,
-        rh_scale,
-    )
+    x, h_0, y, gates, cells, *lists = ctx.saved_tensors
+    weights, masks = lists[: ctx.weights], lists[ctx.weights :]
     with phase("bp"):
         dgates, dx, dh_0, dc_0 = ops.lstm_bp(
-            dy, dh_n, dc_n, w_ih, w_hh, gates, cells, batch_sizes, *mask
+            dy, dh_n, dc_n, weights, gates, cells, ctx.sizes, masks
         )
     with phase("wg"):
-        dw_ih, dw_hh, db = ops.lstm_wg(x, h_0, y, dgates, batch_sizes, *mask)
-    biases = db if has_bias else []
-    none = [None] * dropped
-    return (
-        dx,
-        dh_0,
-        dc_0,
-        dw_ih,
-        dw_hh,
-        biases,
-        biases,
-        None,
-        None,
-        None,
-        None,
-        None,
-        none,
-        none,
-        None,
-        None,
-    )
+        gradients = ops.lstm_wg(x, h_0, y, dgates, ctx.sizes, masks)
+    has_bias = len(weights) == 4 * len(h_0)
+    return dx, dh_0, dc_0, flat_gradients(gradients, has_bias), None, None
 
 
-def _lstm_fp_shapes(
-    x: Tensor, h_0: Tensor, c_0: Tensor, w_ih: Any, w_hh: Any, *_: Any
-) -> tuple[Tensor, ...]:
+def _lstm_fp_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, ...]:
     directions, batch, hidden = h_0.shape
     lanes = ops.vector_bytes() // x.element_size()
     panels = -(-hidden // lanes)
@@ -136,22 +88,13 @@ def _lstm_fp_shapes(
 
 
 def _lstm_bp_shapes(
-    dy: Any,
-    dh_n: Any,
-    dc_n: Any,
-    w_ih: list[Tensor],
-    w_hh: list[Tensor],
-    gates: Tensor,
-    cells: Tensor,
-    *_: Any,
+    dy: Any, dh_n: Any, dc_n: Any, weights: list[Tensor], gates: Tensor, cells: Tensor, *_: Any
 ) -> tuple[Tensor, ...]:
-    state = gates.new_empty(len(w_hh), cells.shape[2] - gates.shape[2], w_hh[0].shape[1])
-    return (
-        torch.empty_like(gates),
-        gates.new_empty(gates.shape[2], w_ih[0].shape[1]),
-        state,
-        torch.empty_like(state),
-    )
+    directions, rows = len(gates), gates.shape[2]
+    w_ih, w_hh = weights[:2]
+    state = gates.new_empty(directions, cells.shape[2] - rows, w_hh.shape[1])
+    dx = gates.new_empty(rows, w_ih.shape[1])
+    return torch.empty_like(gates), dx, state, torch.empty_like(state)
 
 
 def _lstm_wg_shapes(
