@@ -1,21 +1,19 @@
 """The CUDA kernels, run on the CPU by tests/cuda_shim, against float64: products, recurrence, gradients."""
 
 from functools import partial
-from types import SimpleNamespace
 
-import judge
+import comparison
 import pytest
 import reference
 import torch
 from cuda_shim import ShimLauncher
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout, UnitMask, backends
-from structured_dropout.backends.base import LayerMasks, Weights
 from structured_dropout.backends.cuda import launch as cuda_launch
+from structured_dropout.backends.cuda import operators
 from structured_dropout.backends.cuda import recurrence as cuda_recurrence
-from structured_dropout.backends.cuda.linear import linear
-from structured_dropout.backends.cuda.lstm import lstm_layer
 from structured_dropout.backends.cuda.masks import check, pack
+from structured_dropout.layer import LayerMasks, Weights
 from structured_dropout.masks import Packing, draw
 
 
@@ -25,7 +23,8 @@ def on_the_cpu():
         yield
 
 
-ops = torch.ops.structured_dropout
+CUDA = backends.get("cuda")
+ops = operators.load()
 CPU = torch.device("cpu")
 MASK = UnitMask(
     torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32), torch.tensor([0, 2, 2, 5]), 1, 5, 2.0
@@ -68,8 +67,8 @@ def agree_on_linear(
         torch.randn(outputs, units),
         torch.randn(outputs),
     ]
-    judge.agree(
-        lambda x, w, b: linear(x, w, b, mask, packing),
+    comparison.agree(
+        lambda x, w, b: CUDA.linear(x, w, b, mask, packing),
         lambda x, w, b: reference.linear(x, w, b, mask, packing),
         [*tensors[:2], tensors[2] if bias else None],
         torch.float32,
@@ -104,15 +103,7 @@ def test_linear_where_draws_keep_nothing_or_all():
     agree_on_linear(packing, 6, 5, keeping(packing, [0, 0, 0, 0], 6))
 
 
-@pytest.fixture
-def layer(monkeypatch):
-    """judge.agree_on_layer on the operators of cuda_ops."""
-
-    def run(x, h_0, c_0, weights, masks: LayerMasks, packing: Packing):
-        return lstm_layer(x, h_0, c_0, weights, masks.nr, masks.rh, packing)
-
-    monkeypatch.setitem(backends._BACKENDS, "shim", SimpleNamespace(lstm_layer=run))
-    return partial(judge.agree_on_layer, "shim")
+layer = partial(comparison.agree_on_layer, "cuda")
 
 
 def policy(nr: float, rh: float, redraw_every: int | str = 1) -> DropoutPolicy:
@@ -122,27 +113,27 @@ def policy(nr: float, rh: float, redraw_every: int | str = 1) -> DropoutPolicy:
 
 @pytest.mark.parametrize("name", PACKINGS)
 @pytest.mark.parametrize("directions", [1, 2])
-def test_layer_over_packings(layer, name, directions):
+def test_layer_over_packings(name, directions):
     layer(policy(0.4, 0.4), PACKINGS[name], (5, 7), directions)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (40, 33)])
-def test_layer_over_sizes(layer, sizes):
+def test_layer_over_sizes(sizes):
     layer(policy(0.5, 0.5), Packing.padded(3, 4), sizes)
 
 
 @pytest.mark.parametrize("rates", [(0.5, 0.0), (0.0, 0.5), (0.0, 0.0)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_layer_where_one_site_or_none_drops(layer, rates, bias):
+def test_layer_where_one_site_or_none_drops(rates, bias):
     layer(policy(*rates), Packing((3, 3, 2)), (5, 6), 2, bias)
 
 
 @pytest.mark.parametrize("redraw_every", [2, 5, "sequence"])
-def test_layer_over_draws(layer, redraw_every):
+def test_layer_over_draws(redraw_every):
     layer(policy(0.5, 0.5, redraw_every), Packing((3, 3, 2, 2, 1, 1)), (6, 8), 2)
 
 
-def test_layer_where_draws_keep_nothing_or_all(layer):
+def test_layer_where_draws_keep_nothing_or_all():
     torch.manual_seed(0)
     packing = Packing.padded(4, 3)
     for counts in ([0, 6, 0, 1], [0, 0, 0, 0], [6, 6, 6, 6]):
@@ -151,7 +142,7 @@ def test_layer_where_draws_keep_nothing_or_all(layer):
 
 
 @pytest.mark.parametrize("directions", [1, 2])
-def test_backward_in_several_launches(layer, monkeypatch, directions):
+def test_backward_in_several_launches(monkeypatch, directions):
     monkeypatch.setattr(cuda_recurrence, "_BP_ROWS", 12)
     layer(policy(0.5, 0.5), Packing((33, 30, 11, 1)), (4, 6), directions)
 
@@ -165,7 +156,7 @@ def test_backward_in_several_launches(layer, monkeypatch, directions):
         ({"multiprocessors": 40}, 9),  # more of them than units
     ],
 )
-def test_layer_on_other_devices(layer, device, hidden):
+def test_layer_on_other_devices(device, hidden):
     with cuda_launch.use(ShimLauncher(**device)):
         layer(policy(0.5, 0.5), Packing((3, 3, 2)), (4, hidden))
 
@@ -181,7 +172,7 @@ def tf32():
     torch.backends.cuda.matmul.fp32_precision = before
 
 
-def test_products_are_left_to_tensor_cores_where_torch_may_use_them(tf32, layer):
+def test_products_are_left_to_tensor_cores_where_torch_may_use_them(tf32):
     packing = Packing((3, 3, 2))
     torch.manual_seed(0)
     with cuda_launch.use(launcher := ShimLauncher()):
@@ -199,7 +190,9 @@ def test_a_hidden_size_that_no_grid_can_own():
         with pytest.raises(
             ValueError, match="129 units to each multiprocessor of cpu, whose block can own 128"
         ):
-            lstm_layer(x, state, state, weights, None, [None], Packing.padded(1, 1))
+            CUDA.lstm_layer(
+                x, state, state, weights, LayerMasks(None, (None,)), Packing.padded(1, 1)
+            )
 
 
 def linear_arguments(requires_grad=True):
@@ -260,8 +253,8 @@ def test_strided_inputs():
     torch.manual_seed(0)
     packing = Packing.padded(3, 2)
     x, weight, mask = torch.randn(6, 5), torch.randn(9, 5), drawn(packing, 5, 0.5)
-    strided = linear(x.t().contiguous().t(), weight.t().contiguous().t(), None, mask, packing)
-    assert torch.equal(strided, linear(x, weight, None, mask, packing))
+    strided = CUDA.linear(x.t().contiguous().t(), weight.t().contiguous().t(), None, mask, packing)
+    assert torch.equal(strided, CUDA.linear(x, weight, None, mask, packing))
 
 
 def test_gradients_at_an_odd_address():
@@ -292,7 +285,7 @@ def test_wrong_arguments(change, message):
     x, weight, bias, *_ = linear_arguments(requires_grad=False)
     given = {"x": x, "weight": weight, "bias": bias} | change
     with pytest.raises(ValueError, match=message):
-        linear(**given, mask=MASK, packing=Packing.padded(3, 2))
+        CUDA.linear(**given, mask=MASK, packing=Packing.padded(3, 2))
 
 
 def test_tensors_on_two_devices():

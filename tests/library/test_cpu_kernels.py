@@ -9,18 +9,20 @@ import pytest
 import torch
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout, StructuredLSTM, UnitMask
-from structured_dropout.backends import cpu
+from structured_dropout.backends.cpu import build, operators
 from structured_dropout.backends.operators.arguments import pack_masks
 
-CPU = torch.device("cpu")
-ops = torch.ops.structured_dropout
 NR_RH_ST = DropoutPolicy(nr=SiteDropout(Case.III, 0.5), rh=SiteDropout(Case.III, 0.5))
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
-    cpu.why_not(DropoutPolicy(), CPU, torch.float32) is not None,
-    reason="the kernels cannot be built here",
+    build.missing() is not None, reason=f"the kernels cannot be built here: {build.missing()}"
 )
+
+
+@pytest.fixture(scope="module")
+def ops():
+    return operators.load()
 
 
 def linear_arguments(requires_grad=True):
@@ -49,11 +51,11 @@ def lstm_arguments(requires_grad=True):
 @pytest.mark.parametrize(
     ("name", "arguments"), [("linear_fp", linear_arguments), ("lstm_fp", lstm_arguments)]
 )
-def test_opcheck(name, arguments):
+def test_opcheck(ops, name, arguments):
     torch.library.opcheck(getattr(ops, name).default, arguments())
 
 
-def test_opcheck_of_the_backward_operators():
+def test_opcheck_of_the_backward_operators(ops):
     x, weight, _, *sequence = linear_arguments(requires_grad=False)
     dy = torch.randn(6, 9)
     torch.library.opcheck(ops.linear_bp.default, (dy, weight, *sequence))
@@ -99,7 +101,7 @@ def indices(*units):
         ({"more": [torch.tensor(1)]}, "masks must have 4 tensors for each of 1 sites, has 5"),
     ],
 )
-def test_wrong_arguments(change, message):
+def test_wrong_arguments(ops, change, message):
     x, weight, bias, sizes, (kept, offsets, *numbers) = linear_arguments(requires_grad=False)
     given = {"x": x, "weight": weight, "sizes": sizes, "indices": kept, "offsets": offsets} | change
     masks = [given["indices"], given["offsets"], *numbers, *given.get("more", [])]
@@ -107,19 +109,19 @@ def test_wrong_arguments(change, message):
         ops.linear_fp(given["x"], given["weight"], bias, given["sizes"], masks)
 
 
-def test_wrong_weights():
+def test_wrong_weights(ops):
     x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
     with pytest.raises(RuntimeError, match="4 with biases: for 2 directions it has 7"):
         ops.lstm_fp(x, h_0, c_0, weights[:7], *sequence)
 
 
-def test_a_sequence_without_steps():
+def test_a_sequence_without_steps(ops):
     x, h_0, c_0, weights, _, _ = lstm_arguments(requires_grad=False)
     with pytest.raises(RuntimeError, match="the sequence has no steps"):
         ops.lstm_fp(x[:0], h_0, c_0, weights, [], pack_masks([None] * 3))
 
 
-def test_strided_inputs():
+def test_strided_inputs(ops):
     x, weight, bias, *sequence = linear_arguments(requires_grad=False)
     expected = ops.linear_fp(x, weight, bias, *sequence)
     strided = x.t().contiguous().t(), weight.t().contiguous().t()
@@ -137,7 +139,7 @@ def python(code: str, **environment: str) -> subprocess.Popen:
     )
 
 
-LOAD = "from structured_dropout.backends.cpu.build import load_kernels; print('reason:', load_kernels())"
+LOAD = "from structured_dropout import backends; backends.get('cpu').prepare(); print('prepared')"
 
 
 def test_two_processes_may_build_at_once(tmp_path):
@@ -147,11 +149,11 @@ def test_two_processes_may_build_at_once(tmp_path):
     both = [python(LOAD, TORCH_EXTENSIONS_DIR=str(tmp_path)) for _ in range(2)]
     for process in both:
         output, _ = process.communicate(timeout=400)
-        assert "reason: None" in output, output
+        assert "prepared" in output, output
     (library,) = (tmp_path / "structured_dropout_cpu").glob("*.so")
     built = library.stat().st_mtime_ns
     again, _ = python(LOAD, TORCH_EXTENSIONS_DIR=str(tmp_path)).communicate(timeout=400)
-    assert "reason: None" in again
+    assert "prepared" in again
     assert library.stat().st_mtime_ns == built
 
 

@@ -1,4 +1,5 @@
-"""What autograd and the compiler must know of the operators in kernels/cpu: gradients and shapes."""
+"""The operators of kernels/cpu, with what autograd and the compiler must know of them: gradients
+and shapes."""
 
 from __future__ import annotations
 
@@ -8,18 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structured_dropout.backends.cpu import build
 from structured_dropout.backends.operators.arguments import flat_gradients
 from structured_dropout.backends.operators.gradients import register_gradient
 from structured_dropout.phases import phase
 
-ops = torch.ops.structured_dropout
-
 
 @cache
-def register() -> None:
-    """Register gradients and shapes; the operators must be loaded."""
-    register_gradient("linear_fp", _linear_context, _linear_backward)
-    register_gradient("lstm_fp", _lstm_context, _lstm_backward)
+def load() -> Any:
+    """torch.ops.structured_dropout with the operators of kernels/cpu, their gradients and shapes;
+    built at the first use on a machine.
+
+    Raises:
+        RuntimeError: they cannot be built; says why and what to do.
+    """
+    build.load()
     for name, shapes in (
         ("linear_fp", lambda x, weight, *_: x.new_empty(len(x), len(weight))),
         ("linear_bp", lambda dy, weight, *_: dy.new_empty(len(dy), weight.shape[1])),
@@ -32,6 +36,9 @@ def register() -> None:
         ("lstm_wg", _lstm_wg_shapes),
     ):
         torch.library.register_fake(f"structured_dropout::{name}", shapes)
+    register_gradient("linear_fp", _linear_context, _linear_backward)
+    register_gradient("lstm_fp", _lstm_context, _lstm_backward)
+    return torch.ops.structured_dropout
 
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -43,9 +50,9 @@ def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, *masks = ctx.saved_tensors
     with phase("bp"):
-        dx = ops.linear_bp(dy, weight, ctx.sizes, masks) if ctx.needs_input_grad[0] else None
+        dx = load().linear_bp(dy, weight, ctx.sizes, masks) if ctx.needs_input_grad[0] else None
     with phase("wg"):
-        dweight, dbias = ops.linear_wg(x, dy, ctx.sizes, masks)
+        dweight, dbias = load().linear_wg(x, dy, ctx.sizes, masks)
     return dx, dweight, dbias if ctx.has_bias else None, None, None
 
 
@@ -63,18 +70,18 @@ def _lstm_backward(
     x, h_0, y, gates, cells, *lists = ctx.saved_tensors
     weights, masks = lists[: ctx.weights], lists[ctx.weights :]
     with phase("bp"):
-        dgates, dx, dh_0, dc_0 = ops.lstm_bp(
+        dgates, dx, dh_0, dc_0 = load().lstm_bp(
             dy, dh_n, dc_n, weights, gates, cells, ctx.sizes, masks
         )
     with phase("wg"):
-        gradients = ops.lstm_wg(x, h_0, y, dgates, ctx.sizes, masks)
+        gradients = load().lstm_wg(x, h_0, y, dgates, ctx.sizes, masks)
     has_bias = len(weights) == 4 * len(h_0)
     return dx, dh_0, dc_0, flat_gradients(gradients, has_bias), None, None
 
 
 def _lstm_fp_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, ...]:
     directions, batch, hidden = h_0.shape
-    lanes = ops.vector_bytes() // x.element_size()
+    lanes = load().vector_bytes() // x.element_size()
     panels = -(-hidden // lanes)
     gates = x.new_empty(directions, panels, len(x), 4 * lanes)
     cells = x.new_empty(directions, panels, len(x) + batch, lanes)

@@ -1,5 +1,4 @@
-"""An LSTM layer over a whole sequence on the kernels of kernels/cuda: torch operators with
-gradients.
+"""The operators of an LSTM layer over a whole sequence, on kernels/cuda.
 
 Where a site drops nothing its product is torch's.
 """
@@ -12,37 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.base import LayerOutput, Weights
 from structured_dropout.backends.cuda import layout, products
-from structured_dropout.backends.cuda.masks import check, pack, send, unpack
+from structured_dropout.backends.cuda.masks import check, send, unpack
 from structured_dropout.backends.cuda.recurrence import Recurrence
 from structured_dropout.backends.cuda.register import operator
-from structured_dropout.backends.operators.arguments import flat_gradients, flat_weights
-from structured_dropout.masks import Packing, UnitMask
+from structured_dropout.backends.operators.arguments import flat_gradients
+from structured_dropout.masks import Packing
 from structured_dropout.phases import phase
 
 ops = torch.ops.structured_dropout
-
-
-def lstm_layer(
-    x: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: tuple[Weights, ...],
-    nr: UnitMask | None,
-    rh: Sequence[UnitMask | None],
-    packing: Packing,
-) -> LayerOutput:
-    """One layer, all directions, float32; as base.Backend says; ``rh`` has an entry a direction.
-
-    Raises:
-        ValueError: shapes, dtypes or devices do not fit, or the hidden size is too large for the
-            device.
-    """
-    y, h_n, c_n, *_ = ops.cuda_lstm_fp(
-        x, h_0, c_0, flat_weights(weights), *pack([nr, *rh], packing, x.device)
-    )
-    return LayerOutput(y, h_n, c_n)
 
 
 def _lstm_fp(
@@ -54,13 +31,17 @@ def _lstm_fp(
     bounds: Tensor,
     masks: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One layer over a packed sequence; weights as ``flat_weights`` gives them, the rest as
-    ``pack``.
+    """One layer over a packed sequence, float32; weights as ``flat_weights`` gives them, sizes,
+    bounds and masks as ``pack``.
 
     Returns:
         y [rows, directions * hidden], h_n, c_n [directions, batch, hidden]; and what the backward
         reads: activated gates [rows, directions, hidden, 4], cells [rows, directions, hidden], W by
         unit [input, directions * hidden * 4], U by unit [directions, hidden, hidden, 4].
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or the hidden size is too large for the
+            device.
     """
     directions, _, hidden = h_0.shape
     packing = Packing(tuple(sizes))
@@ -224,24 +205,26 @@ def _wg_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[list[Tensor], ...]:
     return tuple([x.new_empty(shape) for _ in range(directions)] for shape in shapes)
 
 
-_SEQUENCE = "int[] sizes, Tensor bounds, Tensor[] masks"
-operator(
-    f"cuda_lstm_fp(Tensor x, Tensor h_0, Tensor c_0, Tensor[] weights, {_SEQUENCE})"
-    " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells, Tensor w, Tensor u)",
-    _lstm_fp,
-    _fp_shapes,
-    context=_context,
-    backward=_backward,
-)
-operator(
-    f"cuda_lstm_bp(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor[] saved, {_SEQUENCE})"
-    " -> (Tensor dgates, Tensor dx, Tensor dh_0, Tensor dc_0)",
-    _lstm_bp,
-    _bp_shapes,
-)
-operator(
-    f"cuda_lstm_wg(Tensor x, Tensor h_0, Tensor y, Tensor dgates, {_SEQUENCE})"
-    " -> (Tensor[] dw_ih, Tensor[] dw_hh, Tensor[] db)",
-    _lstm_wg,
-    _wg_shapes,
-)
+def register() -> None:
+    """Register the operators."""
+    sequence = "int[] sizes, Tensor bounds, Tensor[] masks"
+    operator(
+        f"cuda_lstm_fp(Tensor x, Tensor h_0, Tensor c_0, Tensor[] weights, {sequence})"
+        " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells, Tensor w, Tensor u)",
+        _lstm_fp,
+        _fp_shapes,
+        context=_context,
+        backward=_backward,
+    )
+    operator(
+        f"cuda_lstm_bp(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor[] saved, {sequence})"
+        " -> (Tensor dgates, Tensor dx, Tensor dh_0, Tensor dc_0)",
+        _lstm_bp,
+        _bp_shapes,
+    )
+    operator(
+        f"cuda_lstm_wg(Tensor x, Tensor h_0, Tensor y, Tensor dgates, {sequence})"
+        " -> (Tensor[] dw_ih, Tensor[] dw_hh, Tensor[] db)",
+        _lstm_wg,
+        _wg_shapes,
+    )

@@ -94,7 +94,8 @@ def check(name: str, tensor: Tensor, like: Tensor, shape: Sequence[int | None]) 
         )
     if tensor.device != like.device:
         raise ValueError(
-            f"{name} is on {tensor.device}, another argument on {like.device}: move them to one device"
+            f"{name} is on {tensor.device}, another argument on {like.device}: move them to one "
+            "device"
         )
     if tensor.dim() != len(shape) or any(
         n not in (None, m) for n, m in zip(shape, tensor.shape, strict=True)

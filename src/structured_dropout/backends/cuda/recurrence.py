@@ -1,4 +1,5 @@
-"""Launches of kernels/cuda/lstm.cu: the time steps of one LSTM layer, all directions, forwards and backwards."""
+"""Launches of kernels/cuda/lstm.cu: the time steps of one LSTM layer, all directions, forwards and
+backwards."""
 
 from __future__ import annotations
 
@@ -15,9 +16,8 @@ from structured_dropout.backends.cuda.products import positions, row_tile
 _SOURCE = "lstm.cu"
 _QUAD = 16  # bytes of four floats
 _BP_THREADS = 256
-_BP_ROWS = (
-    128  # of a launch: the parts that blocks exchange take blocks * rows * hidden floats, twice
-)
+# Of a launch: the parts that blocks exchange take blocks * rows * hidden floats, twice.
+_BP_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,8 @@ class Recurrence:
         if self._owned > 256 or not more_fit:
             raise ValueError(
                 f"hidden size {self._hidden} leaves {self._owned} units to each multiprocessor of "
-                f"{self.weight.device}, whose block can own {256 if more_fit else 128}: choose backend=compact"
+                f"{self.weight.device}, whose block can own {256 if more_fit else 128}: choose "
+                "backend=compact"
             )
         return 256, self._resident(256 * tile * _QUAD)
 
@@ -186,10 +187,10 @@ class Recurrence:
 
     @property
     def _owned(self) -> int:
-        """Hidden units of a block: all blocks of a cooperative launch run at once, one a multiprocessor."""
-        return -(
-            -self._hidden // max(1, launch.multiprocessors(self.weight.device) // self._directions)
-        )
+        """Hidden units of a block: all blocks of a cooperative launch run at once, one a
+        multiprocessor."""
+        blocks = max(1, launch.multiprocessors(self.weight.device) // self._directions)
+        return -(-self._hidden // blocks)
 
     @property
     def _blocks(self) -> int:

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.base import Weights
+from structured_dropout.layer import Weights
 from structured_dropout.masks import UnitMask
 
 TENSORS_PER_MASK = 4

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout.derivatives import first_only
+from structured_dropout.derivatives import differentiable_once, refuse_transforms
 
 _library: Any = torch.library.Library("structured_dropout", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -41,11 +41,12 @@ def register_gradient(
             return output
 
         @staticmethod
-        @first_only
+        @differentiable_once
         def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
             return *_flat(_spread(backward(ctx, *gradients), ctx.lengths)), None
 
     def run(*arguments: Any) -> Any:
+        refuse_transforms()
         lengths = [len(a) if _is_list(a) else None for a in arguments]
         return Function.apply(*_flat(arguments), lengths)  # type: ignore[no-untyped-call]
 
