@@ -8,7 +8,7 @@ from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, Zoneou
 
 def runs(name: str, policy: DropoutPolicy, dtype: torch.dtype = torch.float32) -> bool:
     with cuda_kernels():
-        return backends.get(name).why_not(policy, DEVICE, dtype) is None
+        return backends.get(name).supports(policy, DEVICE, dtype) is None
 
 
 BACKENDS = [name for name in backends.names() if runs(name, DropoutPolicy())]

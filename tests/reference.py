@@ -1,8 +1,9 @@
-"""The judge of every backend: the paper's equations 1-6 on masked operands, plain autograd, no shortcuts."""
+"""What every backend is compared with: the paper's equations 1-6 on masked operands, plain autograd,
+no shortcuts."""
 
 import torch
 
-from structured_dropout.backends.base import CellMasks, LayerMasks, LayerOutput
+from structured_dropout.layer import CellMasks, LayerMasks, LayerOutput
 from structured_dropout.masks import Mask, Packing, UnitMask
 
 

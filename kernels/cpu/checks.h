@@ -19,6 +19,11 @@ inline void check_shape(const char* name, const at::Tensor& tensor, at::IntArray
   TORCH_CHECK(tensor.sizes() == shape, name, " must have shape ", shape, ", has ", tensor.sizes());
 }
 
+inline void check_state(const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK(tensor.dim() == 3, name, " must have shape [directions, batch, hidden], has ",
+              tensor.sizes());
+}
+
 // A tensor beside another one: the same type, and this shape.
 inline void check_like(const char* name, const at::Tensor& tensor, const at::Tensor& other,
                        at::IntArrayRef shape) {
@@ -26,13 +31,6 @@ inline void check_like(const char* name, const at::Tensor& tensor, const at::Ten
               other.scalar_type(), " on the CPU like the others, is ", tensor.scalar_type(), " on ",
               tensor.device());
   check_shape(name, tensor, shape);
-}
-
-inline void check_list(const char* name, at::TensorList tensors, int64_t count,
-                       const at::Tensor& other, at::IntArrayRef shape) {
-  TORCH_CHECK(int64_t(tensors.size()) == count, name, " must have ", count, " tensors, has ",
-              tensors.size());
-  for (const at::Tensor& tensor : tensors) check_like(name, tensor, other, shape);
 }
 
 }  // namespace structured_dropout

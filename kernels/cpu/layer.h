@@ -8,36 +8,42 @@
 #include <optional>
 #include <vector>
 
-#include "mask.h"
 #include "pack.h"
 #include "sequence.h"
 
 namespace structured_dropout {
 
-// The masks as the operators take them: nr or none; rh for each direction or an empty list.
-struct LayerMasks {
-  const std::optional<at::Tensor>&nr_indices, &nr_offsets;
-  int64_t nr_steps_per_draw;
-  double nr_scale;
-  at::TensorList rh_indices, rh_offsets;
-  int64_t rh_steps_per_draw;
-  double rh_scale;
+// A layer's parameters, by direction, from torch's flat list of them: w_ih, w_hh and, unless the
+// layer has no biases, b_ih and b_hh of each direction.
+struct LayerWeights {
+  LayerWeights(at::TensorList flat, int64_t directions);
+
+  int64_t input() const { return w_ih[0].size(1); }
+  int64_t hidden() const { return w_hh[0].size(1); }
+
+  // Throws unless all have the type of `other` and the shapes of one layer.
+  void check(const at::Tensor& other, int64_t input, int64_t hidden) const;
+
+  std::vector<at::Tensor> w_ih, w_hh, b_ih, b_hh;
 };
 
 struct Layer {
-  Layer(int64_t input, int64_t hidden, int64_t directions, const at::Tensor& batch_sizes,
-        const LayerMasks& masks);
-  Layer(const Layer&) = delete;  // runs refer to sequence
+  // masks are those of the input and of each direction's recurrent state, as unpack_masks takes
+  // them.
+  Layer(int64_t input, int64_t hidden, int64_t directions, at::IntArrayRef sizes,
+        at::TensorList masks);
+  Layer(const Layer&) = delete;  // orders refer to sequence
 
-  int64_t directions() const { return runs.size(); }
+  int64_t directions() const { return orders.size(); }
   int64_t rows() const { return sequence.rows(); }
   int64_t batch() const { return sequence.batch(); }
+  const StepMask& nr() const { return masks[0]; }               // of the input
+  const StepMask& rh(int64_t d) const { return masks[1 + d]; }  // of the recurrent state
 
   int64_t input, hidden;
   Sequence sequence;
-  StepMask nr;               // of the input
-  std::vector<StepMask> rh;  // of the recurrent state, by direction
-  std::vector<Run> runs;     // by direction
+  std::vector<StepMask> masks;
+  std::vector<Order> orders;  // by direction
 };
 
 // Everything of a step is stored by panel, so that the thread that owns a panel runs it from the
@@ -124,7 +130,7 @@ std::vector<const T*> previous_states(const Layer& layer, int64_t d, const T* h0
 template <typename T>
 double step_cost(const Layer& layer, int64_t t) {
   constexpr double cell = 2000;
-  return double(layer.rh[0].step(t).elements()) * kPanel<T> + cell * layer.sequence.size(t);
+  return double(layer.rh(0).step(t).elements()) * kPanel<T> + cell * layer.sequence.size(t);
 }
 
 }  // namespace structured_dropout

@@ -8,32 +8,23 @@
 #include "checks.h"
 #include "gather.h"
 #include "input_gradient.h"
-#include "mask.h"
 #include "memory.h"
 #include "ops.h"
 #include "pack.h"
 #include "parallel.h"
 #include "products.h"
+#include "sequence.h"
 
 namespace structured_dropout {
 namespace {
 
-// Draw d of the mask serves the rows [rows[d], rows[d + 1]).
-Groups groups_of(const Draws& draws, const at::Tensor& rows, int64_t total) {
-  TORCH_CHECK(
-      rows.dim() == 1 && rows.scalar_type() == at::kLong && rows.numel() == draws.count() + 1,
-      "rows must be an int64 tensor of draws + 1 = ", draws.count() + 1, " bounds, got ",
-      rows.toString(), " of shape ", rows.sizes());
-  const at::Tensor contiguous = rows.contiguous();
-  const int64_t* bounds = contiguous.const_data_ptr<int64_t>();
-  TORCH_CHECK(bounds[0] == 0 && bounds[draws.count()] == total, "rows must run from 0 to ", total,
-              ", got ", bounds[0], " to ", bounds[draws.count()]);
-  Groups groups;
-  for (int64_t d = 0; d < draws.count(); ++d) {
-    TORCH_CHECK(bounds[d] <= bounds[d + 1], "rows decrease at draw ", d);
-    groups.add(bounds[d], bounds[d + 1], draws[d]);
-  }
-  return groups;
+// The mask of the input of a product over these rows of a sequence.
+StepMask input_mask(const char* name, const at::Tensor& rows, at::IntArrayRef sizes,
+                    at::TensorList masks, int64_t units) {
+  const Sequence sequence(sizes);
+  TORCH_CHECK(sequence.rows() == rows.size(0), name, " has ", rows.size(0),
+              " rows, the steps of sizes have ", sequence.rows());
+  return unpack_masks(sequence, masks, units)[0];
 }
 
 // One panel's columns of the rows of y [rows, outputs], to and from [rows][kPanel]; padding is
@@ -129,8 +120,8 @@ void wg(const T* x, const T* dy, int64_t rows, int64_t units, int64_t outputs, c
 }  // namespace
 
 at::Tensor linear_fp(const at::Tensor& x_, const at::Tensor& weight_,
-                     const std::optional<at::Tensor>& bias_, const at::Tensor& indices,
-                     const at::Tensor& offsets, const at::Tensor& rows, double scale) {
+                     const std::optional<at::Tensor>& bias_, at::IntArrayRef sizes,
+                     at::TensorList masks) {
   check_float("x", x_);
   check_matrix("x", x_);
   check_matrix("weight", weight_);
@@ -139,50 +130,47 @@ at::Tensor linear_fp(const at::Tensor& x_, const at::Tensor& weight_,
   if (bias_) check_like("bias", *bias_, x_, {outputs});
   const at::Tensor x = x_.contiguous(), weight = weight_.contiguous();
   const at::Tensor bias = bias_ ? bias_->contiguous() : at::Tensor();
-  const Draws draws(indices, offsets, units);
-  const Groups groups = groups_of(draws, rows, x.size(0));
+  const StepMask mask = input_mask("x", x, sizes, masks, units);
   at::Tensor y = empty({x.size(0), outputs}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear_fp", [&] {
     fp<scalar_t>(x.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(),
                  bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr, x.size(0), units,
-                 outputs, groups, scale, y.data_ptr<scalar_t>());
+                 outputs, mask.sequence(), mask.scale(), y.data_ptr<scalar_t>());
   });
   return y;
 }
 
-at::Tensor linear_bp(const at::Tensor& dy_, const at::Tensor& weight_, const at::Tensor& indices,
-                     const at::Tensor& offsets, const at::Tensor& rows, double scale) {
+at::Tensor linear_bp(const at::Tensor& dy_, const at::Tensor& weight_, at::IntArrayRef sizes,
+                     at::TensorList masks) {
   check_float("dy", dy_);
   check_matrix("dy", dy_);
   check_matrix("weight", weight_);
   const int64_t units = weight_.size(1), outputs = dy_.size(1);
   check_like("weight", weight_, dy_, {outputs, units});
   const at::Tensor dy = dy_.contiguous(), weight = weight_.contiguous();
-  const Draws draws(indices, offsets, units);
-  const Groups groups = groups_of(draws, rows, dy.size(0));
+  const StepMask mask = input_mask("dy", dy, sizes, masks, units);
   at::Tensor dx = at::zeros({dy.size(0), units}, dy.options());
   AT_DISPATCH_FLOATING_TYPES(dy.scalar_type(), "linear_bp", [&] {
     bp<scalar_t>(dy.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(), units, outputs,
-                 groups, scale, dx.data_ptr<scalar_t>());
+                 mask.sequence(), mask.scale(), dx.data_ptr<scalar_t>());
   });
   return dx;
 }
 
 std::tuple<at::Tensor, at::Tensor> linear_wg(const at::Tensor& x_, const at::Tensor& dy_,
-                                             const at::Tensor& indices, const at::Tensor& offsets,
-                                             const at::Tensor& rows, double scale) {
+                                             at::IntArrayRef sizes, at::TensorList masks) {
   check_float("x", x_);
   check_matrix("x", x_);
   check_matrix("dy", dy_);
   const int64_t units = x_.size(1), outputs = dy_.size(1);
   check_like("dy", dy_, x_, {x_.size(0), outputs});
   const at::Tensor x = x_.contiguous(), dy = dy_.contiguous();
-  const Draws draws(indices, offsets, units);
-  const Groups groups = groups_of(draws, rows, x.size(0));
+  const StepMask mask = input_mask("x", x, sizes, masks, units);
   at::Tensor dweight = empty({outputs, units}, x.options()), dbias = empty({outputs}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear_wg", [&] {
     wg<scalar_t>(x.const_data_ptr<scalar_t>(), dy.const_data_ptr<scalar_t>(), x.size(0), units,
-                 outputs, groups, scale, dweight.data_ptr<scalar_t>(), dbias.data_ptr<scalar_t>());
+                 outputs, mask.sequence(), mask.scale(), dweight.data_ptr<scalar_t>(),
+                 dbias.data_ptr<scalar_t>());
   });
   return {dweight, dbias};
 }

@@ -82,14 +82,14 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
     const int64_t first = first_panel * S::kLanes, last = last_panel * S::kLanes;
     const Panels<T> weights = {recurrent.get() + d * layer.hidden * unit, kPanel<T>, layout.panels,
                                unit};
-    for (const Group& g : layer.rh[d].step(t)) {
+    for (const Group& g : layer.rh(d).step(t)) {
       T* dh = carry.dh.get() + (d * layout.batch + g.row - layer.sequence.first(t)) * carry.stride;
       for (int64_t row = 0; row < g.rows; ++row) {
         std::fill(dh + row * carry.stride + first, dh + row * carry.stride + last, T(0));
       }
       const Panels<T> gradients = {dgates + layout.gates(d, 0, g.row), layout.rows * kPanel<T>,
                                    layout.panels};
-      bp(gradients, g.rows, weights, 0, g.units.between(first, last), T(layer.rh[d].scale()), dh,
+      bp(gradients, g.rows, weights, 0, g.units.between(first, last), T(layer.rh(d).scale()), dh,
          carry.stride);
     }
   };
@@ -109,9 +109,9 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
     const double cost = step_cost<T>(layer, std::min(s, steps - 1));
     parallel(items, cost, [&](int64_t begin, int64_t end) {
       by_direction(layout.panels, begin, end, [&](int64_t d, int64_t first, int64_t last) {
-        if (s < steps) product(d, layer.runs[d].step(s), first, last);
+        if (s < steps) product(d, layer.orders[d].step(s), first, last);
         if (s == 0) return;
-        const int64_t t = layer.runs[d].step(s - 1);
+        const int64_t t = layer.orders[d].step(s - 1);
         for (int64_t panel = first; panel < last; ++panel) {
           for (int64_t b = 0; b < layer.sequence.size(t); ++b)
             cell(d, panel, layer.sequence.first(t) + b, b);
@@ -125,21 +125,15 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
     const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n,
-    const std::optional<at::Tensor>& dc_n, at::TensorList w_ih, at::TensorList w_hh,
-    const at::Tensor& gates, const at::Tensor& cells, const at::Tensor& batch_sizes,
-    const std::optional<at::Tensor>& nr_indices, const std::optional<at::Tensor>& nr_offsets,
-    int64_t nr_steps_per_draw, double nr_scale, at::TensorList rh_indices,
-    at::TensorList rh_offsets, int64_t rh_steps_per_draw, double rh_scale) {
+    const std::optional<at::Tensor>& dc_n, at::TensorList flat_weights, const at::Tensor& gates,
+    const at::Tensor& cells, at::IntArrayRef sizes, at::TensorList masks) {
   check_float("gates", gates);
-  TORCH_CHECK(!w_ih.empty() && !w_hh.empty(), "w_ih or w_hh is empty");
-  check_matrix("w_ih", w_ih[0]);
-  check_matrix("w_hh", w_hh[0]);
-  const int64_t directions = w_hh.size(), input = w_ih[0].size(1), hidden = w_hh[0].size(1);
-  const Layer layer(input, hidden, directions, batch_sizes,
-                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets,
-                     rh_steps_per_draw, rh_scale});
-  check_list("w_ih", w_ih, directions, gates, {4 * hidden, input});
-  check_list("w_hh", w_hh, directions, gates, {4 * hidden, hidden});
+  TORCH_CHECK(gates.dim() == 4, "gates must have 4 dimensions, has shape ", gates.sizes());
+  const int64_t directions = gates.size(0);
+  const LayerWeights weights(flat_weights, directions);
+  const int64_t input = weights.input(), hidden = weights.hidden();
+  const Layer layer(input, hidden, directions, sizes, masks);
+  weights.check(gates, input, hidden);
   if (dy) check_like("dy", *dy, gates, {layer.rows(), directions * hidden});
   if (dh_n) check_like("dh_n", *dh_n, gates, {directions, layer.batch(), hidden});
   if (dc_n) check_like("dc_n", *dc_n, gates, {directions, layer.batch(), hidden});
@@ -154,11 +148,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
     check_like("cells", cells, gates,
                {directions, layout.panels, layout.rows + layout.batch, layout.kLanes});
     const at::Tensor gates_ = gates.contiguous(), cells_ = cells.contiguous();
-    const Pointers<T> dy_(dy), dh_n_(dh_n), dc_n_(dc_n), w_ih_(w_ih), w_hh_(w_hh);
+    const Pointers<T> dy_(dy), dh_n_(dh_n), dc_n_(dc_n), w_ih(weights.w_ih), w_hh(weights.w_hh);
     Carry<T> carry(layout);
     load_state(layout, dh_n_[0], carry.stride, carry.dh.get());
     load_state(layout, dc_n_[0], carry.stride, carry.dc.get());
-    run(layer, dy_[0], gates_.const_data_ptr<T>(), cells_.const_data_ptr<T>(), w_hh_, carry,
+    run(layer, dy_[0], gates_.const_data_ptr<T>(), cells_.const_data_ptr<T>(), w_hh, carry,
         dgates.data_ptr<T>());
     store_state(layout, carry.dh.get(), carry.stride, dh0.data_ptr<T>());
     store_state(layout, carry.dc.get(), carry.stride, dc0.data_ptr<T>());
@@ -167,7 +161,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
         return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, g.row),
                          layout.rows * kPanel<T>, count};
       };
-      input_gradient(w_ih_[d], input, layout.columns, layer.nr.sequence(), T(layer.nr.scale()),
+      input_gradient(w_ih[d], input, layout.columns, layer.nr().sequence(), T(layer.nr().scale()),
                      gradients, dx.data_ptr<T>());
     }
   });

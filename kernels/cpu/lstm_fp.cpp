@@ -38,9 +38,9 @@ template <typename T>
 void start(const Layer& layer, const T* x, const Parameters<T>& parameters, const States<T>& states,
            T* recurrent) {
   const Layout<T> layout(layer);
-  const Groups& groups = layer.nr.sequence();
+  const Groups& groups = layer.nr().sequence();
   const Scratch<T> gathered =
-      gather_groups(row_pointers(x, layout.rows, layer.input), groups, T(layer.nr.scale()));
+      gather_groups(row_pointers(x, layout.rows, layer.input), groups, T(layer.nr().scale()));
   const double cost = double(groups.elements() + layer.hidden) * kPanel<T>;
   parallel(layout.directions * layout.panels, cost, [&](int64_t begin, int64_t end) {
     const Scratch<T> weights(layer.input * kPanel<T>), bias(kPanel<T>), bias_hh(kPanel<T>);
@@ -83,7 +83,7 @@ void run(const Layer& layer, const States<T>& states, const T* recurrent) {
   std::vector<std::vector<int64_t>> cell_before;
   std::vector<std::vector<const T*>> state_before;
   for (int64_t d = 0; d < layout.directions; ++d) {
-    for (int64_t t = 0; t < steps; ++t) most = std::max(most, layer.rh[d].step(t).elements());
+    for (int64_t t = 0; t < steps; ++t) most = std::max(most, layer.rh(d).step(t).elements());
     cell_before.push_back(previous_cells(layer, d));
     state_before.push_back(previous_states(layer, d, states.h0, states.y));
   }
@@ -95,8 +95,8 @@ void run(const Layer& layer, const States<T>& states, const T* recurrent) {
     return kept_states.get() + (2 * d + s % 2) * most;
   };
   const auto gather = [&](int64_t d, int64_t s, int64_t panel) {
-    const StepMask& mask = layer.rh[d];
-    for (const Group& g : mask.step(layer.runs[d].step(s))) {
+    const StepMask& mask = layer.rh(d);
+    for (const Group& g : mask.step(layer.orders[d].step(s))) {
       const Units units = g.units.between(panel * S::kLanes, (panel + 1) * S::kLanes);
       T* out = kept_state(d, s) + g.offset + (units.ids - g.units.ids) * g.rows;
       gather_transposed(state_before[d].data() + g.row, g.rows, units, T(mask.scale()), out,
@@ -120,8 +120,8 @@ void run(const Layer& layer, const States<T>& states, const T* recurrent) {
         layout.directions * layout.panels, step_cost<T>(layer, s), [&](int64_t begin, int64_t end) {
           for (int64_t item = begin; item < end; ++item) {
             const int64_t d = item / layout.panels, panel = item % layout.panels,
-                          t = layer.runs[d].step(s);
-            for (const Group& g : layer.rh[d].step(t)) {
+                          t = layer.orders[d].step(s);
+            for (const Group& g : layer.rh(d).step(t)) {
               fp(kept_state(d, s) + g.offset, g.rows, recurrent + layout.recurrent(d, panel),
                  g.units, states.gates + layout.gates(d, panel, g.row));
             }
@@ -139,7 +139,7 @@ void finish(const Layer& layer, const States<T>& states, T* h_n, T* c_n) {
   const Layout<T> layout(layer);
   for (int64_t d = 0; d < layout.directions; ++d) {
     for (int64_t b = 0; b < layout.batch; ++b) {
-      const int64_t row = layer.runs[d].last(b), out = (d * layout.batch + b) * layer.hidden;
+      const int64_t row = layer.orders[d].last(b), out = (d * layout.batch + b) * layer.hidden;
       std::copy_n(states.y + (row * layout.directions + d) * layer.hidden, layer.hidden, h_n + out);
       for (int64_t panel = 0; panel < layout.panels; ++panel) {
         std::copy_n(states.cells + layout.cells(d, panel, row), layout.units(panel),
@@ -162,26 +162,18 @@ void forward(const Layer& layer, const T* x, const Parameters<T>& parameters,
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
-    const at::Tensor& x, const at::Tensor& h0, const at::Tensor& c0, at::TensorList w_ih,
-    at::TensorList w_hh, at::TensorList b_ih, at::TensorList b_hh, const at::Tensor& batch_sizes,
-    const std::optional<at::Tensor>& nr_indices, const std::optional<at::Tensor>& nr_offsets,
-    int64_t nr_steps_per_draw, double nr_scale, at::TensorList rh_indices,
-    at::TensorList rh_offsets, int64_t rh_steps_per_draw, double rh_scale) {
+    const at::Tensor& x, const at::Tensor& h0, const at::Tensor& c0, at::TensorList flat_weights,
+    at::IntArrayRef sizes, at::TensorList masks) {
   check_float("x", x);
   check_matrix("x", x);
-  TORCH_CHECK(!w_hh.empty(), "w_hh is empty");
-  check_matrix("w_hh", w_hh[0]);
-  const int64_t directions = w_hh.size(), input = x.size(1), hidden = w_hh[0].size(1);
-  const Layer layer(input, hidden, directions, batch_sizes,
-                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets,
-                     rh_steps_per_draw, rh_scale});
+  check_state("h0", h0);
+  const int64_t directions = h0.size(0), input = x.size(1), hidden = h0.size(2);
+  const LayerWeights weights(flat_weights, directions);
+  const Layer layer(input, hidden, directions, sizes, masks);
   check_shape("x", x, {layer.rows(), input});
   check_like("h0", h0, x, {directions, layer.batch(), hidden});
   check_like("c0", c0, x, {directions, layer.batch(), hidden});
-  check_list("w_ih", w_ih, directions, x, {4 * hidden, input});
-  check_list("w_hh", w_hh, directions, x, {4 * hidden, hidden});
-  if (!b_ih.empty()) check_list("b_ih", b_ih, directions, x, {4 * hidden});
-  if (!b_hh.empty()) check_list("b_hh", b_hh, directions, x, {4 * hidden});
+  weights.check(x, input, hidden);
 
   const auto options = x.options();
   at::Tensor y = empty({layer.rows(), directions * hidden}, options);
@@ -193,8 +185,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
     const Layout<T> layout(layer);
     gates = empty({directions, layout.panels, layout.rows, kPanel<T>}, options);
     cells = empty({directions, layout.panels, layout.rows + layout.batch, layout.kLanes}, options);
-    const Parameters<T> parameters = {Pointers<T>(w_ih), Pointers<T>(w_hh), Pointers<T>(b_ih),
-                                      Pointers<T>(b_hh)};
+    const Parameters<T> parameters = {Pointers<T>(weights.w_ih), Pointers<T>(weights.w_hh),
+                                      Pointers<T>(weights.b_ih), Pointers<T>(weights.b_hh)};
     const States<T> states = {h0_.const_data_ptr<T>(), c0_.const_data_ptr<T>(), y.data_ptr<T>(),
                               gates.data_ptr<T>(), cells.data_ptr<T>()};
     forward(layer, x_.const_data_ptr<T>(), parameters, states, h_n.data_ptr<T>(),

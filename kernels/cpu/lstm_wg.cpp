@@ -39,14 +39,14 @@ template <typename T>
 void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* dgates,
               const std::vector<Gradients<T>>& gradients) {
   const Layout<T> layout(layer);
-  const Groups& nr = layer.nr.sequence();
-  const auto rh = [&](int64_t d) -> const Groups& { return layer.rh[d].sequence(); };
+  const Groups& nr = layer.nr().sequence();
+  const auto rh = [&](int64_t d) -> const Groups& { return layer.rh(d).sequence(); };
   const Scratch<T> inputs =
-      gather_groups(row_pointers(x, layout.rows, layer.input), nr, T(layer.nr.scale()));
+      gather_groups(row_pointers(x, layout.rows, layer.input), nr, T(layer.nr().scale()));
   std::vector<Scratch<T>> states;
   for (int64_t d = 0; d < layout.directions; ++d) {
     states.push_back(
-        gather_groups(previous_states(layer, d, h0, y), rh(d), T(layer.rh[d].scale())));
+        gather_groups(previous_states(layer, d, h0, y), rh(d), T(layer.rh(d).scale())));
   }
   const double cost = double(nr.elements() + rh(0).elements()) * kPanel<T>;
   parallel(layout.directions * layout.panels, cost, [&](int64_t begin, int64_t end) {
@@ -68,17 +68,12 @@ void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* 
 
 std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Tensor>> lstm_wg(
     const at::Tensor& x, const at::Tensor& h0, const at::Tensor& y, const at::Tensor& dgates,
-    const at::Tensor& batch_sizes, const std::optional<at::Tensor>& nr_indices,
-    const std::optional<at::Tensor>& nr_offsets, int64_t nr_steps_per_draw, double nr_scale,
-    at::TensorList rh_indices, at::TensorList rh_offsets, int64_t rh_steps_per_draw,
-    double rh_scale) {
+    at::IntArrayRef sizes, at::TensorList masks) {
   check_float("x", x);
   check_matrix("x", x);
-  TORCH_CHECK(h0.dim() == 3, "h0 must have shape [directions, batch, hidden], has ", h0.sizes());
+  check_state("h0", h0);
   const int64_t directions = h0.size(0), input = x.size(1), hidden = h0.size(2);
-  const Layer layer(input, hidden, directions, batch_sizes,
-                    {nr_indices, nr_offsets, nr_steps_per_draw, nr_scale, rh_indices, rh_offsets,
-                     rh_steps_per_draw, rh_scale});
+  const Layer layer(input, hidden, directions, sizes, masks);
   check_shape("x", x, {layer.rows(), input});
   check_like("h0", h0, x, {directions, layer.batch(), hidden});
   check_like("y", y, x, {layer.rows(), directions * hidden});

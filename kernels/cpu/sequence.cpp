@@ -2,18 +2,11 @@
 
 namespace structured_dropout {
 
-Sequence::Sequence(const at::Tensor& batch_sizes) : first_{0} {
-  TORCH_CHECK(
-      batch_sizes.dim() == 1 && batch_sizes.scalar_type() == at::kLong && batch_sizes.is_cpu(),
-      "batch_sizes must be a 1-d int64 CPU tensor, got ", batch_sizes.toString(), " of shape ",
-      batch_sizes.sizes());
-  TORCH_CHECK(batch_sizes.numel() > 0, "the sequence has no steps");
-  const at::Tensor sizes = batch_sizes.contiguous();
-  for (int64_t t = 0; t < sizes.numel(); ++t) {
-    const int64_t size = sizes.const_data_ptr<int64_t>()[t];
-    TORCH_CHECK(size >= 0 && (t == 0 || size <= this->size(t - 1)),
-                "batch_sizes must not grow, got ", size, " at step ", t);
-    first_.push_back(first_.back() + size);
+Sequence::Sequence(at::IntArrayRef sizes) : first_{0} {
+  for (size_t t = 0; t < sizes.size(); ++t) {
+    TORCH_CHECK(sizes[t] >= 0 && (t == 0 || sizes[t] <= sizes[t - 1]), "sizes must not grow, got ",
+                sizes[t], " rows at step ", t);
+    first_.push_back(first_.back() + sizes[t]);
   }
 }
 
@@ -31,6 +24,27 @@ StepMask::StepMask(const Sequence& sequence, Draws draws, int64_t steps_per_draw
   for (int64_t t = 0; t < steps; t += steps_per_draw) {
     sequence_.add(sequence.first(t), sequence.first(std::min(t + steps_per_draw, steps)), units(t));
   }
+}
+
+std::vector<StepMask> unpack_masks(const Sequence& sequence, at::TensorList packed,
+                                   at::IntArrayRef units) {
+  constexpr size_t kTensors = 4;
+  TORCH_CHECK(packed.size() == kTensors * units.size(), "masks must have ", kTensors,
+              " tensors for each of ", units.size(), " sites, has ", packed.size());
+  std::vector<StepMask> masks;
+  for (size_t site = 0; site < units.size(); ++site) {
+    const at::TensorList own = packed.slice(kTensors * site, kTensors);
+    const at::Tensor &indices = own[0], &offsets = own[1], &steps_per_draw = own[2],
+                     &scale = own[3];
+    if (offsets.numel() == 0) {  // one draw that keeps all units, for all steps
+      const int64_t steps = std::max<int64_t>(sequence.steps(), 1);
+      masks.emplace_back(sequence, Draws(units[site]), steps, 1);
+    } else {
+      masks.emplace_back(sequence, Draws(indices, offsets, units[site]),
+                         steps_per_draw.item<int64_t>(), scale.item<double>());
+    }
+  }
+  return masks;
 }
 
 }  // namespace structured_dropout

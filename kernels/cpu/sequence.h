@@ -13,10 +13,10 @@
 namespace structured_dropout {
 
 // A sequence packed by time, as in torch's PackedSequence: step t owns size(t) consecutive rows,
-// the first ones of the batch; sizes never grow, and there is a step.
+// the first ones of the batch; sizes never grow.
 class Sequence {
  public:
-  explicit Sequence(const at::Tensor& batch_sizes);
+  explicit Sequence(at::IntArrayRef sizes);
 
   int64_t steps() const { return static_cast<int64_t>(first_.size()) - 1; }
   int64_t rows() const { return first_.back(); }
@@ -28,12 +28,12 @@ class Sequence {
   std::vector<int64_t> first_;
 };
 
-// A sequence as one direction of a layer runs over it.
-class Run {
+// The order in which one direction of a layer takes the steps of a sequence.
+class Order {
  public:
-  Run(const Sequence& sequence, bool reverse) : sequence_(sequence), reverse_(reverse) {}
+  Order(const Sequence& sequence, bool reverse) : sequence_(sequence), reverse_(reverse) {}
 
-  // The step that runs s-th.
+  // The step that comes s-th.
   int64_t step(int64_t s) const { return reverse_ ? sequence_.steps() - 1 - s : s; }
 
   // The row that holds the state which batch row b of step t starts from; -1 if that is the initial
@@ -77,5 +77,11 @@ class StepMask {
   Groups sequence_;
   std::vector<Groups> steps_;
 };
+
+// The masks of an operator from what structured_dropout/backends/bundle.py packed: for each site
+// the tensors indices, offsets, steps_per_draw and scale. A site without offsets drops nothing.
+// units has the size of each site's dropped dimension.
+std::vector<StepMask> unpack_masks(const Sequence& sequence, at::TensorList packed,
+                                   at::IntArrayRef units);
 
 }  // namespace structured_dropout

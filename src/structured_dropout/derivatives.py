@@ -1,4 +1,5 @@
-"""Second derivatives: an error where they would be silently wrong."""
+"""What autograd may ask of operations that bring a backward of their own, and clear words where it
+asks for more."""
 
 from __future__ import annotations
 
@@ -7,23 +8,75 @@ from functools import wraps
 from typing import Any
 
 import torch
+from torch import Tensor
+
+Backward = Callable[..., Any]
 
 
-def first_only(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A backward that raises where autograd would differentiate its result (``create_graph=True``).
+def differentiable_once(backward: Backward) -> Backward:
+    """The backward of an autograd.Function that raises where autograd would differentiate its
+    result (``create_graph=True``); gradients may be batched as in ``takes_batches``.
 
-    ``torch.autograd.function.once_differentiable`` does so only where the incoming gradient is
+    ``torch.autograd.function.once_differentiable`` raises only where the incoming gradient is
     itself differentiated; that of a loss is not, and whatever the backward computes from the saved
     tensors would count as a constant.
     """
+    backward = takes_batches(backward)
 
     @wraps(backward)
     def checked(ctx: Any, *gradients: Any) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "this has no second derivatives: leave out create_graph=True, or choose what torch differentiates "
-                "twice (the fused backend, torch.nn.functional.cross_entropy)"
+                "this has no second derivatives: leave out create_graph=True, or drop nothing "
+                "(eval mode)"
             )
         return backward(ctx, *gradients)
 
     return checked
+
+
+def takes_batches(backward: Backward) -> Backward:
+    """The backward of an autograd.Function, called once for each gradient of a batch
+    (``torch.autograd.grad`` with ``is_grads_batched=True``): kernels and loops that write in place
+    have no batching rules."""
+
+    @wraps(backward)
+    def each(ctx: Any, *gradients: Any) -> Any:
+        level = _vmap_level()
+        if level == 0:
+            return backward(ctx, *gradients)
+        # What is not batched comes as a batch of one.
+        batches = [g if g is None else torch._remove_batch_dim(g, level, 1, 0) for g in gradients]
+        size = max(len(batch) for batch in batches if batch is not None)
+        rows = [
+            [None] * size if batch is None else batch.expand(size, *batch.shape[1:])
+            for batch in batches
+        ]
+        results = [backward(ctx, *own) for own in zip(*rows, strict=True)]
+        return tuple(
+            torch._add_batch_dim(torch.stack(result), 0, level) if _is_tensor(result) else None
+            for result in zip(*results, strict=True)
+        )
+
+    return each
+
+
+def refuse_transforms() -> None:
+    """Raise RuntimeError inside grad, vmap and the other transforms of torch.func, which cannot
+    look into an autograd.Function of ours."""
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "torch.func cannot transform a module while it drops: take torch.autograd.grad, or "
+            "drop nothing (eval mode)"
+        )
+
+
+def _is_tensor(batch: tuple[Any, ...]) -> bool:
+    return isinstance(batch[0], Tensor)
+
+
+def _vmap_level() -> int:
+    """How many of autograd's own vmaps we are in."""
+    level: int = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    return level

@@ -1,4 +1,5 @@
-"""Cross-entropy in the memory of its logits, with a large vocabulary the largest tensor of a training step."""
+"""Cross-entropy in the memory of its logits: with a large vocabulary the largest tensor of a
+training step."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout.derivatives import first_only
+from structured_dropout.derivatives import differentiable_once
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
@@ -45,7 +46,7 @@ class _CrossEntropy(torch.autograd.Function):
         return ((largest - target_logits - probabilities.amax(dim=1).log()) * counts).sum()
 
     @staticmethod
-    @first_only
+    @differentiable_once
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor, None, None]:
         probabilities, targets, counts = ctx.saved_tensors
         scale = (dloss * counts).unsqueeze(1)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from structured_dropout import backends
-from structured_dropout.backends.base import CellMasks, LayerMasks, Weights
+from structured_dropout import backends, precision
+from structured_dropout.generators import OwnStream
+from structured_dropout.layer import CellMasks, LayerMasks, Weights
+from structured_dropout.linear import CANNOT_SCRIPT
 from structured_dropout.masks import Packing, draw, draw_held
-from structured_dropout.policy import Case, DropoutPolicy, SiteDropout
+from structured_dropout.policy import Case, DropoutPolicy, SiteDropout, check_policy
 from structured_dropout.regularizers import drop_weights
 
 State = tuple[Tensor, Tensor]
@@ -24,23 +27,31 @@ class StructuredLSTM(nn.LSTM):
 
     In training the input of each layer (nr) and the recurrent state (rh) are dropped as ``policy``
     says, masked once and only once: layer 0's input included, the output of the last layer not.
-    Masks are drawn anew for each call. In eval mode, or without dropout, the result equals
-    nn.LSTM's to float tolerance, zoneout's excepted, which stays on as its expectation. Only the
-    fused backend, and dense where a regularizer is inside the cell, have second derivatives; with
-    the others a backward with ``create_graph=True`` raises.
+    Masks are drawn anew for each call. Where nothing is dropped, in eval mode or with
+    ``backend="auto"`` at rates of 0, this is nn.LSTM's own forward: it exports, traces and has
+    second derivatives as nn.LSTM does. Zoneout is excepted, which stays on in eval mode as its
+    expectation. While it drops, only the fused backend has second derivatives, and dense where a
+    regularizer is inside the cell; with the others a backward with ``create_graph=True`` raises.
+
+    Under torch.autocast the products are in its dtype if the backend has them, else in that of the
+    weights; the cell state has the dtype of the weights.
 
     Args:
         policy: what to drop; its ``output`` site is the caller's to draw. Without a policy
             ``dropout`` means what it means in nn.LSTM: random dropout between layers.
-        backend: ``auto``, or one of ``structured_dropout.backends``.
+        backend: ``auto``, or a name among ``structured_dropout.backends.names()``; it says what
+            trains, and is built at the first forward.
         generator: where structured masks are drawn from; torch's default CPU generator if None.
         Others: as in ``torch.nn.LSTM``; ``proj_size`` must stay 0.
 
     Raises:
+        TypeError: ``policy`` is not a DropoutPolicy.
         ValueError: both ``policy`` and ``dropout`` are given, a rate list does not fit
             ``num_layers``, or the backend is unknown.
         RuntimeError: the backend cannot run this policy here.
     """
+
+    weight_ih_l0: Tensor
 
     def __init__(
         self,
@@ -61,6 +72,7 @@ class StructuredLSTM(nn.LSTM):
     ) -> None:
         if proj_size != 0:
             raise ValueError("StructuredLSTM has no projections: proj_size must be 0")
+        check_policy(policy)
         if policy is not None and dropout != 0:
             raise ValueError("give either policy or dropout: a policy says all that is dropped")
         super().__init__(
@@ -76,22 +88,27 @@ class StructuredLSTM(nn.LSTM):
             dtype,
         )
         if policy is None:
-            between = (
-                SiteDropout(Case.I, (0.0, *[float(dropout)] * (num_layers - 1)))
-                if dropout
-                else None
-            )
-            policy = DropoutPolicy(nr=between)
+            policy = DropoutPolicy(nr=_between_layers(dropout, num_layers))
         policy.check_layers(num_layers)
         self.policy = replace(policy, output=None)
         self.backend = backend
         self.generator = generator
-        weight = next(self.parameters())
-        backends.check(
-            backend, self.policy, weight.device, weight.dtype
-        )  # an impossible choice fails here
+        self._stream = OwnStream()
+        # An impossible choice fails here. Not next(self.parameters()): a replica of DataParallel
+        # has none.
+        weight = self.weight_ih_l0
+        backends.check(backend, self.policy, weight.device, weight.dtype)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # each step keeps other units: nothing to compile once
+    @overload
+    def forward(
+        self, input: Tensor, hx: State | None = None, masks: list[LayerMasks] | None = None
+    ) -> tuple[Tensor, State]: ...
+
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: State | None = None, masks: list[LayerMasks] | None = None
+    ) -> tuple[PackedSequence, State]: ...
+
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -107,8 +124,99 @@ class StructuredLSTM(nn.LSTM):
             masks: one entry a layer, as ``draw_masks`` returns; drawn here if None.
 
         Raises:
-            ValueError: the sequence has no steps, or shapes or masks do not fit.
+            RuntimeError: the sequence has no steps, or sizes or dtypes do not fit.
+            ValueError: the input has other dimensions, or the masks do not fit.
         """
+        data = input.data if isinstance(input, PackedSequence) else input
+        precision.check("input", data, self.weight_ih_l0)
+        if masks is None and self._drops_nothing:
+            return super().forward(input, hx)
+        return self._forward_dropping(input, hx, masks)  # type: ignore[no-any-return]
+
+    def draw_masks(self, steps: int, batch: int) -> list[LayerMasks]:
+        """Draw what one training sequence drops, layer by layer; in eval mode only zoneout's
+        expectation."""
+        policy, like = self._effective_policy, self.weight_ih_l0
+        site = partial(draw, steps=steps, batch=batch, like=like, generator=self.generator)
+        held = partial(
+            draw_held,
+            steps=steps,
+            batch=batch,
+            units=self.hidden_size,
+            like=like,
+            expectation=not self.training,
+        )
+
+        def inside() -> CellMasks:
+            cell, update = (
+                site(s, units=self.hidden_size, layer=layer) for s in (policy.cell, policy.update)
+            )
+            h, c = (policy.zoneout.h, policy.zoneout.c) if policy.zoneout else (0.0, 0.0)
+            return CellMasks(cell, update, held(h), held(c))
+
+        directions = range(self._directions)
+        masks = []
+        with self._stream.drawing(self.generator):
+            for layer in range(self.num_layers):
+                nr = site(policy.nr, units=self._inputs(layer), layer=layer)
+                rh = tuple(site(policy.rh, units=self.hidden_size, layer=layer) for _ in directions)
+                cells = tuple(inside() for _ in directions) if policy.inside_cell else ()
+                masks.append(LayerMasks(nr, rh, cells))
+        return masks
+
+    def to_torch(self) -> nn.LSTM:
+        """A torch.nn.LSTM with these very parameters, for what must know its class, such as
+        ``torch.ao.quantization.quantize_dynamic``; in eval mode it computes the same.
+
+        Raises:
+            ValueError: the policy has zoneout, whose expectation nn.LSTM does not compute.
+        """
+        if DropoutPolicy(zoneout=self.policy.zoneout).drops:
+            raise ValueError(
+                "nn.LSTM has no zoneout: it would leave out the expectation of eval mode"
+            )
+        lstm = nn.LSTM(
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bias,
+            self.batch_first,
+            self.dropout,
+            self.bidirectional,
+            device="meta",
+        )
+        lstm.load_state_dict(self.state_dict(keep_vars=True), assign=True)
+        return lstm.train(self.training)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, policy={self.policy}, backend={self.backend!r}"
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def _effective_policy(self) -> DropoutPolicy:
+        """What a call really drops."""
+        return self.policy if self.training else DropoutPolicy(zoneout=self.policy.zoneout)
+
+    @property
+    def _drops_nothing(self) -> bool:
+        """Whether a call is nn.LSTM's. In training a backend that was asked for by name runs even
+        then: it may be what is measured."""
+        free = self.backend == "auto" or not self.training
+        return free and not self._effective_policy.drops
+
+    def _inputs(self, layer: int) -> int:
+        return self.input_size if layer == 0 else self.hidden_size * self._directions
+
+    def __prepare_scriptable__(self) -> nn.LSTM:
+        raise RuntimeError(CANNOT_SCRIPT)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # each step keeps other units
+    def _forward_dropping(
+        self, input: Tensor | PackedSequence, hx: State | None, masks: list[LayerMasks] | None
+    ) -> tuple[Tensor | PackedSequence, State]:
         if isinstance(input, PackedSequence):
             packing = Packing(tuple(input.batch_sizes.tolist()))
             state = self._state(hx, input.data, packing.batch)
@@ -126,13 +234,12 @@ class StructuredLSTM(nn.LSTM):
         unbatched = input.dim() == 2
         if unbatched:
             input = input.unsqueeze(1)
-            hx = hx and (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         elif self.batch_first:
             input = input.transpose(0, 1)
         steps, batch, features = input.shape
         if steps == 0:
-            raise ValueError("the sequence has no steps")
-        state = self._state(hx, input, batch)
+            raise RuntimeError("the sequence has no steps")
+        state = self._state(hx, input, batch, unbatched)
         rows = input.reshape(steps * batch, features)
         y, state = self._layers(rows, state, masks, Packing.padded(steps, batch))
         y = y.view(steps, batch, self._directions * self.hidden_size)
@@ -140,68 +247,28 @@ class StructuredLSTM(nn.LSTM):
             return y.squeeze(1), (state[0].squeeze(1), state[1].squeeze(1))
         return y.transpose(0, 1) if self.batch_first else y, state
 
-    def draw_masks(self, steps: int, batch: int) -> list[LayerMasks]:
-        """Draw what one training sequence drops, layer by layer; in eval mode only zoneout's expectation."""
-        policy = self.policy if self.training else DropoutPolicy(zoneout=self.policy.zoneout)
-        like = next(self.parameters())
-        site = partial(draw, steps=steps, batch=batch, like=like, generator=self.generator)
-        held = partial(
-            draw_held,
-            steps=steps,
-            batch=batch,
-            units=self.hidden_size,
-            like=like,
-            expectation=not self.training,
-        )
-
-        def inside(layer: int) -> CellMasks:
-            cell, update = (
-                site(s, units=self.hidden_size, layer=layer) for s in (policy.cell, policy.update)
-            )
-            h, c = (policy.zoneout.h, policy.zoneout.c) if policy.zoneout else (0.0, 0.0)
-            return CellMasks(cell, update, held(h), held(c))
-
-        masks = []
-        for layer in range(self.num_layers):
-            nr = site(policy.nr, units=self._inputs(layer), layer=layer)
-            rh = tuple(
-                site(policy.rh, units=self.hidden_size, layer=layer)
-                for _ in range(self._directions)
-            )
-            cells = (
-                tuple(inside(layer) for _ in range(self._directions)) if policy.inside_cell else ()
-            )
-            masks.append(LayerMasks(nr, rh, cells))
-        return masks
-
-    @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, policy={self.policy}, backend={self.backend!r}"
-
-    def _inputs(self, layer: int) -> int:
-        return self.input_size if layer == 0 else self.hidden_size * self._directions
-
     def _layers(
         self, x: Tensor, state: State, masks: list[LayerMasks] | None, packing: Packing
     ) -> tuple[Tensor, State]:
-        name = backends.resolve(self.backend, self.policy, x.device, x.dtype)
+        weight = self.weight_ih_l0
+        policy = self._effective_policy if masks is None else self.policy
+        name = backends.resolve(self.backend, policy, x.device, weight.dtype)
         backend = backends.get(name)
+        dtype = precision.of_products(backend, policy, weight)
         if masks is None:
             masks = self.draw_masks(packing.steps, packing.batch)
         else:
             self._check(masks, packing)
         d = self._directions
         h_n, c_n = [], []
-        for layer in range(self.num_layers):
-            own = slice(layer * d, (layer + 1) * d)
-            x, h, c = backend.lstm_layer(
-                x, state[0][own], state[1][own], self._layer_weights(layer), masks[layer], packing
-            )
-            h_n.append(h)
-            c_n.append(c)
+        with precision.without_autocast(x.device):
+            x = x.to(dtype)
+            for layer, own_masks in enumerate(masks):
+                h_0, c_0 = (part[layer * d : (layer + 1) * d].to(weight.dtype) for part in state)
+                weights = self._layer_weights(layer)
+                x, h, c = backend.lstm_layer(x, h_0, c_0, weights, own_masks, packing)
+                h_n.append(h)
+                c_n.append(c)
         return x, (torch.cat(h_n), torch.cat(c_n))
 
     def _check(self, masks: list[LayerMasks], packing: Packing) -> None:
@@ -230,16 +297,30 @@ class StructuredLSTM(nn.LSTM):
             for suffix in suffixes
         )
 
-    def _state(self, hx: State | None, x: Tensor, batch: int) -> State:
-        shape = (self.num_layers * self._directions, batch, self.hidden_size)
+    def _state(self, hx: State | None, x: Tensor, batch: int, unbatched: bool = False) -> State:
         if x.shape[-1] != self.input_size:
-            raise ValueError(
+            raise RuntimeError(
                 f"the input has {x.shape[-1]} features, input_size is {self.input_size}"
             )
+        weight = self.weight_ih_l0
+        shape = [self.num_layers * self._directions, batch, self.hidden_size]
         if hx is None:
-            zeros = x.new_zeros(shape)
+            zeros = weight.new_zeros(shape)
             return zeros, zeros
+        if len(hx) != 2:
+            raise RuntimeError(f"hx must be (h_0, c_0), has {len(hx)} tensors")
+        given = [shape[0], shape[2]] if unbatched else shape
         for name, tensor in zip(("h_0", "c_0"), hx, strict=True):
-            if tensor.shape != shape:
-                raise ValueError(f"{name} must be {list(shape)}, not {list(tensor.shape)}")
-        return hx
+            if list(tensor.shape) != given:
+                raise RuntimeError(f"{name} must be {given}, not {list(tensor.shape)}")
+            precision.check(name, tensor, weight)
+        h_0, c_0 = hx
+        return (h_0.unsqueeze(1), c_0.unsqueeze(1)) if unbatched else (h_0, c_0)
+
+
+def _between_layers(p: float, layers: int) -> SiteDropout | None:
+    """What ``dropout`` means in nn.LSTM. Its rate may be 1, where SiteDropout's end before: nothing
+    is kept either way."""
+    if p == 0:
+        return None
+    return SiteDropout(Case.I, (0.0, *[min(float(p), math.nextafter(1, 0))] * (layers - 1)))

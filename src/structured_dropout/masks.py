@@ -89,7 +89,7 @@ class UnitMask:
     def at(self, step: int) -> UnitMask:
         """The one draw that serves this step."""
         kept = self.kept(step // self.steps_per_draw)
-        return UnitMask(kept, torch.tensor([0, len(kept)]), 1, self.units, self.scale)
+        return UnitMask(kept, torch.tensor([0, len(kept)], device="cpu"), 1, self.units, self.scale)
 
     def applied(self) -> UnitMask:
         """The same units of an input that is masked and scaled already: only to be skipped."""
@@ -97,9 +97,8 @@ class UnitMask:
 
     def multiplier(self, like: Tensor) -> Tensor:
         """[draws, 1, units]: ``scale`` where a unit is kept, else 0."""
-        draws = torch.repeat_interleave(torch.arange(self.draws), self.offsets.diff()).to(
-            like.device
-        )
+        draws = torch.arange(self.draws, device="cpu")
+        draws = draws.repeat_interleave(self.offsets.diff()).to(like.device)
         multiplier = like.new_zeros(self.draws, self.units)
         multiplier[draws, self.indices.long()] = self.scale
         return multiplier.unsqueeze(1)
@@ -109,7 +108,8 @@ class UnitMask:
         return _multiply(x, self.multiplier(x), self.steps_per_draw, packing)
 
     def to(self, device: torch.device) -> UnitMask:
-        """The same mask with its indices on ``device``; offsets stay on the CPU, so no launch waits for them."""
+        """The same mask with its indices on ``device``; offsets stay on the CPU, so that no launch
+        waits for them."""
         if self.indices.device == device:
             return self
         indices = self.indices.pin_memory() if device.type == "cuda" else self.indices
@@ -171,7 +171,8 @@ def check_fit(name: str, mask: Mask | None, packing: Packing, units: int) -> Non
             " of ".join(f"{n} {what}" for what, n in size.items()) for size in (found, needed)
         )
         raise ValueError(
-            f"the {name} mask has {has}, {packing.steps} steps with a draw for every {mask.steps_per_draw} need {need}"
+            f"the {name} mask has {has}, {packing.steps} steps with a draw for every "
+            f"{mask.steps_per_draw} need {need}"
         )
     if isinstance(mask, UnitMask) and (
         mask.indices.dtype != torch.int32 or mask.bounds[-1] != len(mask.indices)
@@ -207,8 +208,9 @@ def draw(
     scale = 1 / (1 - p)
     if not site.case.structured:
         # rand and a comparison: on the CPU bernoulli_, which F.dropout uses, takes four times as
-        # long
-        values = torch.rand(draws, batch, units, dtype=like.dtype, device=like.device)
+        # long. In bfloat16 there would be 256 numbers to compare.
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        values = torch.rand(draws, batch, units, dtype=dtype, device=like.device)
         return ElementMask(values.ge_(p).mul_(scale), steps_per_draw)
     noise = torch.rand(draws, units, generator=generator, dtype=torch.float32, device="cpu")
     if site.sampling == "exact":
@@ -235,23 +237,22 @@ def draw_held(
         return None
     if expectation:
         return like.new_full((1, 1, 1), p).expand(steps, 1, 1)
-    return torch.rand(steps, batch, units, dtype=like.dtype, device=like.device).lt_(
-        p
-    )  # as in draw, not bernoulli_
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.rand(steps, batch, units, dtype=dtype, device=like.device).lt_(p)  # as in draw
 
 
 def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packing) -> Tensor:
     """x [rows, units] times multiplier [draws, batch or 1, units], draw by draw in time."""
+    multiplier = multiplier.to(x.dtype)
     if packing.is_padded:
         if multiplier.shape[0] > 1 and steps_per_draw > 1:
             multiplier = multiplier.repeat_interleave(steps_per_draw, dim=0)[: packing.steps]
-        multiplier = multiplier[
-            :, : packing.batch
-        ]  # the late steps of a packed sequence have fewer rows
+        # The late steps of a packed sequence have fewer rows.
+        multiplier = multiplier[:, : packing.batch]
         return (x.view(packing.steps, packing.batch, x.shape[-1]) * multiplier).view_as(x)
-    sizes = torch.tensor(packing.sizes)
-    step = torch.repeat_interleave(torch.arange(packing.steps), sizes)
-    row = torch.arange(len(step)) - torch.tensor(packing.bounds[:-1])[step]
+    with torch.device("cpu"):
+        step = torch.arange(packing.steps).repeat_interleave(torch.tensor(packing.sizes))
+        row = torch.arange(len(step)) - torch.tensor(packing.bounds[:-1])[step]
     if multiplier.shape[1] == 1:
         row = torch.zeros_like(row)
     return x * multiplier[(step // steps_per_draw).to(x.device), row.to(x.device)]

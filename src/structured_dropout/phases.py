@@ -54,7 +54,8 @@ class PhaseClock:
 
 @contextmanager
 def measure(device: torch.device) -> Iterator[PhaseClock]:
-    """Time the phases of everything that runs inside on ``device``, the backward of any thread included."""
+    """Time the phases of everything that runs inside on ``device``, the backward of any thread
+    included."""
     global _clock
     outer, _clock = _clock, PhaseClock(device)
     try:

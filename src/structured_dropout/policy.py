@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
+import math
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
+_SITES = "nr", "rh", "cell", "update"  # of an LSTM's layers
 Redraw = int | Literal["sequence"]
 Sampling = Literal["bernoulli", "exact"]
 
@@ -57,16 +61,13 @@ class SiteDropout:
         redraw = self.redraw_every
         if redraw is None:
             redraw = "sequence" if case.fixed else 1
-        elif redraw != "sequence" and (
-            isinstance(redraw, bool) or not isinstance(redraw, int) or redraw < 1
-        ):
-            raise ValueError(
-                f"redraw_every must be a positive number of steps or 'sequence', not {redraw!r}"
-            )
-        elif case.fixed and redraw != "sequence":
-            raise ValueError(
-                f"case {case.value} holds one draw for the sequence: redraw_every={redraw} contradicts it"
-            )
+        elif redraw != "sequence":
+            redraw = _steps(redraw)
+            if case.fixed:
+                raise ValueError(
+                    f"case {case.value} holds one draw for the sequence: "
+                    f"redraw_every={redraw} contradicts it"
+                )
         if self.sampling not in get_args(Sampling):
             raise ValueError(
                 f"sampling must be one of {', '.join(get_args(Sampling))}, not {self.sampling!r}"
@@ -138,6 +139,7 @@ class DropoutPolicy:
             2018), in [0, 1); one draw a forward call, shared by all its steps and rows.
 
     Raises:
+        TypeError: a site is not a SiteDropout, or ``zoneout`` not a Zoneout.
         ValueError: ``weight`` is outside [0, 1).
     """
 
@@ -150,6 +152,11 @@ class DropoutPolicy:
     weight: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in (*_SITES, "output", "zoneout"):
+            part, kind = getattr(self, name), Zoneout if name == "zoneout" else SiteDropout
+            if part is not None and not isinstance(part, kind):
+                example = "Zoneout(h=0.05, c=0.5)" if kind is Zoneout else "SiteDropout('III', 0.5)"
+                raise TypeError(f"{name} must be a {kind.__name__}, not {part!r}: {example}")
         object.__setattr__(self, "weight", _rate(self.weight))
 
     def __repr__(self) -> str:
@@ -167,22 +174,38 @@ class DropoutPolicy:
         )
 
     @property
+    def drops(self) -> bool:
+        """Whether anything is dropped at all, weights included."""
+        sites = any(site is not None and site.drops for site in (self.nr, self.rh, self.output))
+        return sites or self.inside_cell or self.weight > 0
+
+    @property
     def inside_cell(self) -> bool:
         """Whether the cell's own equations change, which only ``dense`` computes."""
         holds = self.zoneout is not None and self.zoneout != Zoneout(0, 0)
         return holds or any(site is not None and site.drops for site in (self.cell, self.update))
 
     def check_layers(self, layers: int) -> None:
-        """Raise ValueError unless each site of an LSTM has one rate for all layers or one for each."""
-        for site in (self.nr, self.rh, self.cell, self.update):
+        """Raise ValueError unless each site of an LSTM has one rate for all layers or one for
+        each."""
+        for site in (getattr(self, name) for name in _SITES):
             if site is not None:
                 site.check_layers(layers)
 
     def for_layer(self, layer: int) -> DropoutPolicy:
         """The policy of one layer alone, for a model that builds each as an LSTM of its own."""
-        sites = {name: getattr(self, name) for name in ("nr", "rh", "cell", "update")}
+        sites = {name: getattr(self, name) for name in _SITES}
         alone = {name: site and replace(site, p=site.rate(layer)) for name, site in sites.items()}
         return replace(self, **alone)
+
+
+def check_policy(policy: object) -> None:
+    """Raise TypeError unless this is a DropoutPolicy or None."""
+    if policy is not None and not isinstance(policy, DropoutPolicy):
+        raise TypeError(
+            f"policy must be a DropoutPolicy, not {policy!r}: "
+            "DropoutPolicy(nr=SiteDropout('III', 0.5))"
+        )
 
 
 def _case(case: Case | str) -> Case:
@@ -194,15 +217,33 @@ def _case(case: Case | str) -> Case:
         raise ValueError(f"unknown dropout case {case!r}: choose I, II, III or IV") from None
 
 
+def _steps(redraw: object) -> int:
+    try:
+        steps = 0 if isinstance(redraw, bool) else operator.index(redraw)  # type: ignore[arg-type]
+    except TypeError:
+        steps = 0
+    if steps < 1:
+        raise ValueError(
+            f"redraw_every must be a positive number of steps or 'sequence', not {redraw!r}"
+        )
+    return steps
+
+
 def _rates(p: object) -> float | tuple[float, ...]:
-    if isinstance(p, (list, tuple)):
-        if not p:
-            raise ValueError("p is an empty list: give one rate, or one a layer")
-        return tuple(_rate(rate) for rate in p)
-    return _rate(p)
+    if isinstance(p, str) or not isinstance(p, Iterable) or getattr(p, "ndim", 1) == 0:
+        return _rate(p)
+    rates = tuple(_rate(rate) for rate in p)
+    if not rates:
+        raise ValueError("p is an empty list: give one rate, or one a layer")
+    return rates
 
 
 def _rate(p: object) -> float:
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
+    """Python's, NumPy's and torch's numbers alike."""
+    try:
+        rate = math.nan if isinstance(p, (bool, str)) else float(p)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 <= rate < 1:
         raise ValueError(f"a dropout rate must be a number in [0, 1), not {p!r}")
-    return float(p)
+    return rate

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from structured_dropout import backends
-from structured_dropout.backends.base import Products
-from structured_dropout.derivatives import first_only
+from structured_dropout.backends.base import Backend
+from structured_dropout.derivatives import differentiable_once, takes_batches
 from structured_dropout.masks import Mask, Packing, check_fit
 from structured_dropout.phases import phase
 
@@ -44,10 +44,10 @@ class StepLinear:
         backend: str,
     ) -> None:
         check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
-        self._products, self._mask = backends.get(backend), mask
+        self._backend, self._mask = backends.get(backend), mask
         self._weight, self._bias = weight.detach(), None if bias is None else bias.detach()
-        notes = _WeightGradient.apply(weight, bias, mask, steps, batch, self._products)  # type: ignore[no-untyped-call]
-        self._notes = dict(enumerate(zip(notes[::2], notes[1::2], strict=True)))
+        slots = _WeightGradient.apply(weight, bias, mask, steps, batch, self._backend)  # type: ignore[no-untyped-call]
+        self._slots = dict(enumerate(zip(slots[::2], slots[1::2], strict=True)))
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """y [batch, out] for x [batch, in].
@@ -55,19 +55,19 @@ class StepLinear:
         Raises:
             ValueError: the sequence has no such step, or it was called before.
         """
-        notes = self._notes.pop(step, None)
-        if notes is None:
+        slots = self._slots.pop(step, None)
+        if slots is None:
             raise ValueError(f"step {step} was called before, or is not one of the sequence")
         mask = None if self._mask is None else self._mask.at(step)
-        y: Tensor = _Step.apply(x, *notes, self._weight, self._bias, mask, self._products)  # type: ignore[no-untyped-call]
+        y: Tensor = _Step.apply(x, *slots, self._weight, self._bias, mask, self._backend)  # type: ignore[no-untyped-call]
         return y
 
 
-def note(like: Tensor, *shape: int) -> Tensor:
+def gradient_slot(like: Tensor, *shape: int) -> Tensor:
     """A tensor of this shape in the memory of one number, whose value nobody reads.
 
-    A function hands notes out for what it needs of the steps that take them, and each step's
-    backward returns that as the gradient of its note. So autograd brings the function's backward
+    A function hands slots out for what it needs of the steps that take them, and each step's
+    backward returns that as the gradient of its slot. So autograd brings the function's backward
     what the steps of this very backward left, after all of them, and zeros for the others.
     """
     return like.new_empty_strided(shape, (0,) * len(shape))
@@ -85,7 +85,7 @@ def lstm_cell(c: Tensor, *gates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _WeightGradient(torch.autograd.Function):
-    """Hands out notes for x and dy of each step, by turns."""
+    """Hands out slots for x and dy of each step, by turns."""
 
     @staticmethod
     def forward(
@@ -95,19 +95,22 @@ class _WeightGradient(torch.autograd.Function):
         mask: Mask | None,
         steps: int,
         batch: int,
-        products: Products,
+        backend: Backend,
     ) -> tuple[Tensor, ...]:
-        ctx.rest = products, mask, Packing.padded(steps, batch)
+        ctx.rest = backend, mask, Packing.padded(steps, batch)
         return tuple(
-            note(weight, batch, size) for _ in range(steps) for size in reversed(weight.shape)
+            gradient_slot(weight, batch, size)
+            for _ in range(steps)
+            for size in reversed(weight.shape)
         )
 
     @staticmethod
-    def backward(ctx: Any, *notes: Tensor) -> tuple[Tensor | None, ...]:
-        products, mask, packing = ctx.rest
+    @takes_batches
+    def backward(ctx: Any, *slots: Tensor) -> tuple[Tensor | None, ...]:
+        backend, mask, packing = ctx.rest
         with phase("wg"):
-            x, dy = torch.cat(notes[::2]), torch.cat(notes[1::2])
-            dweight = products.wg(dy, x, mask, packing)
+            x, dy = torch.cat(slots[::2]), torch.cat(slots[1::2])
+            dweight = backend.wg(dy, x, mask, packing)
             dbias = dy.sum(dim=0) if ctx.needs_input_grad[1] else None
         return dweight, dbias, None, None, None, None
 
@@ -117,28 +120,28 @@ class _Step(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        x_note: Tensor,
-        dy_note: Tensor,
+        x_slot: Tensor,
+        dy_slot: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         mask: Mask | None,
-        products: Products,
+        backend: Backend,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.rest = products, mask
+        ctx.rest = backend, mask
         with phase("fp"):
-            y = products.fp(x, weight, mask, Packing.padded(1, len(x)))
+            y = backend.fp(x, weight, mask, Packing.padded(1, len(x)))
             return y if bias is None else y.add_(bias)
 
     @staticmethod
-    @first_only
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        products, mask = ctx.rest
+        backend, mask = ctx.rest
         dx = None
         if ctx.needs_input_grad[0]:
             with phase("bp"):
-                dx = products.bp(dy, weight, mask, Packing.padded(1, len(x)))
+                dx = backend.bp(dy, weight, mask, Packing.padded(1, len(x)))
         return dx, x, dy, None, None, None, None
 
 
@@ -162,7 +165,7 @@ class _Cell(torch.autograd.Function):
         return h, c_after
 
     @staticmethod
-    @first_only
+    @differentiable_once
     def backward(ctx: Any, dh: Tensor, dc: Tensor) -> tuple[Tensor, ...]:
         total, c, tanh_c = ctx.saved_tensors
         sigmoid_backward, tanh_backward = (

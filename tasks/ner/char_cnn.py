@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structured_dropout.backends.cpu.build import load_kernels
-from structured_dropout.backends.cpu.ops import ops
-from structured_dropout.derivatives import first_only
+from structured_dropout.backends.cpu import operators
+from structured_dropout.derivatives import differentiable_once
 from tasks.ner.vocabulary import PAD
 
 _log = logging.getLogger(__name__)
@@ -72,10 +71,12 @@ class CharCNN(nn.Module):
 
 @cache
 def _has_kernels() -> bool:
-    reason = load_kernels()
-    if reason is not None:
+    try:
+        operators.load()
+    except RuntimeError as reason:
         _log.info("character CNN: by torch's products, not in one pass: %s", reason)
-    return reason is None
+        return False
+    return True
 
 
 class _ConvolveAndMax(torch.autograd.Function):
@@ -83,14 +84,14 @@ class _ConvolveAndMax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, windows: Tensor) -> Tensor:
-        highest, best = ops.char_cnn_fp(x, weight, windows)
+        highest, best = operators.load().char_cnn_fp(x, weight, windows)
         ctx.save_for_backward(x, weight, windows, best)
         return highest
 
     @staticmethod
-    @first_only
+    @differentiable_once
     def backward(ctx: Any, dhighest: Tensor) -> tuple[Tensor, Tensor, None]:
-        return *ops.char_cnn_bp(dhighest, *ctx.saved_tensors), None
+        return *operators.load().char_cnn_bp(dhighest, *ctx.saved_tensors), None
 
 
 class _MaxOverWindows(torch.autograd.Function):

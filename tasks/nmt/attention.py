@@ -16,10 +16,10 @@ from onmt.utils.misc import sequence_mask
 from torch import Tensor
 
 from structured_dropout import backends
-from structured_dropout.derivatives import first_only
+from structured_dropout.derivatives import differentiable_once
 from structured_dropout.masks import Packing
 from structured_dropout.phases import phase
-from structured_dropout.steps import StepLinear, note
+from structured_dropout.steps import StepLinear, gradient_slot
 from tasks.nmt.masks import Masks, factors
 
 
@@ -61,7 +61,7 @@ class Attention:
             for weight in (attn.linear_in.weight.t(), w_context)
         )
         self._memory = keys.detach(), values.detach(), ~sequence_mask(lengths, src_len).unsqueeze(1)
-        self._notes: tuple[Tensor, ...] = _MemoryGradient.apply(keys, values, steps)
+        self._slots: tuple[Tensor, ...] = _MemoryGradient.apply(keys, values, steps)
         query_mask = masks.query and masks.query.applied()
         self._from_query = StepLinear(w_query.contiguous(), None, query_mask, steps, batch, backend)
         self._keep = factors(masks.query, steps, batch, hidden, memory)
@@ -70,24 +70,26 @@ class Attention:
         """[batch, hidden] for the decoder's last hidden state h [batch, hidden]."""
         if self._keep is not None:
             h = h * self._keep[step]
-        context: Tensor = _Read.apply(h, *self._memory, *self._notes[4 * step : 4 * step + 4])
+        context: Tensor = _Read.apply(h, *self._memory, *self._slots[4 * step : 4 * step + 4])
         return torch.tanh(context + self._from_query(h, step))
 
 
 class _MemoryGradient(torch.autograd.Function):
-    """Hands out notes for dscores, query, weights and dcontext of each step, by turns."""
+    """Hands out slots for dscores, query, weights and dcontext of each step, by turns."""
 
     @staticmethod
     def forward(ctx: Any, keys: Tensor, values: Tensor, steps: int) -> tuple[Tensor, ...]:
         batch, src_len, hidden = keys.shape
         return tuple(
-            note(keys, batch, 1, size) for _ in range(steps) for size in (src_len, hidden) * 2
+            gradient_slot(keys, batch, 1, size)
+            for _ in range(steps)
+            for size in (src_len, hidden) * 2
         )
 
     @staticmethod
-    def backward(ctx: Any, *notes: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *slots: Tensor) -> tuple[Tensor, Tensor, None]:
         with phase("bp"):
-            dscores, queries, weights, dcontexts = (torch.cat(notes[i::4], dim=1) for i in range(4))
+            dscores, queries, weights, dcontexts = (torch.cat(slots[i::4], dim=1) for i in range(4))
             return dscores.transpose(1, 2) @ queries, weights.transpose(1, 2) @ dcontexts, None
 
 
@@ -96,7 +98,7 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, keys: Tensor, values: Tensor, padding: Tensor, *notes: Tensor
+        ctx: Any, h: Tensor, keys: Tensor, values: Tensor, padding: Tensor, *slots: Tensor
     ) -> Tensor:
         h = h.unsqueeze(1)
         with phase("fp"):
@@ -107,7 +109,7 @@ class _Read(torch.autograd.Function):
         return context.squeeze(1)
 
     @staticmethod
-    @first_only
+    @differentiable_once
     def backward(ctx: Any, dcontext: Tensor) -> tuple[Tensor | None, ...]:
         h, weights, keys, values = ctx.saved_tensors
         with phase("bp"):

@@ -34,8 +34,8 @@ class GpuLauncher(CupyLauncher):
     def __init__(self, reason: str | None = None) -> None:
         self.reason = reason
 
-    def why_not(self, device: torch.device) -> str | None:
-        return self.reason if device.type == "cuda" else super().why_not(device)
+    def supports(self, device: torch.device) -> str | None:
+        return self.reason if device.type == "cuda" else super().supports(device)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ class GpuLauncher(CupyLauncher):
             DropoutPolicy(zoneout=Zoneout(0.1, 0.1)),
             GPU,
             torch.float32,
-            "inside the cell: choose dense",
+            "inside the cell, which dense alone computes; choose dense",
         ),
     ],
 )
@@ -72,10 +72,10 @@ def machine(monkeypatch):
         monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=available))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
-        cuda_launch._why_not.cache_clear()
+        cuda_launch._unsupported.cache_clear()
 
     yield machine
-    cuda_launch._why_not.cache_clear()
+    cuda_launch._unsupported.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def machine(monkeypatch):
 )
 def test_what_a_machine_must_have(machine, has, reason):
     machine(**has)
-    said = CupyLauncher().why_not(GPU)
+    said = CupyLauncher().supports(GPU)
     assert said == reason if reason is None else reason in said
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from cuda_shim import LaunchError, ShimLauncher, barriers
 
-from structured_dropout import Packing, UnitMask
-from structured_dropout.backends import cuda
-from structured_dropout.backends.base import LayerMasks, Weights
+from structured_dropout import Packing, UnitMask, backends
 from structured_dropout.backends.cuda import launch as cuda_launch
+from structured_dropout.layer import LayerMasks, Weights
+
+CUDA = backends.get("cuda")
 
 
 def all_but_few(draws: int, units: int) -> UnitMask:
@@ -22,7 +23,7 @@ def all_but_few(draws: int, units: int) -> UnitMask:
 def projection() -> None:
     """More units than a block stages at once, more columns than a block owns, and more rows."""
     x, weight = torch.randn(70, 270, requires_grad=True), torch.randn(150, 270, requires_grad=True)
-    cuda.linear(x, weight, None, all_but_few(2, 270), Packing.padded(2, 35)).sum().backward()
+    CUDA.linear(x, weight, None, all_but_few(2, 270), Packing.padded(2, 35)).sum().backward()
 
 
 def recurrence() -> None:
@@ -36,7 +37,7 @@ def recurrence() -> None:
         *(torch.randn(4 * hidden, n, requires_grad=True) for n in (3, hidden)), None, None
     )
     masks = LayerMasks(None, (all_but_few(2, hidden),))
-    y, _, _ = cuda.lstm_layer(x, state[0], state[1], (weights,), masks, Packing.padded(2, 45))
+    y, _, _ = CUDA.lstm_layer(x, state[0], state[1], (weights,), masks, Packing.padded(2, 45))
     y.sum().backward()
 
 

@@ -1,21 +1,19 @@
 """The CUDA kernels, run on the CPU by tests/cuda_shim, against float64: products, recurrence, gradients."""
 
 from functools import partial
-from types import SimpleNamespace
 
-import judge
+import comparison
 import pytest
 import reference
 import torch
 from cuda_shim import ShimLauncher
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout, UnitMask, backends
-from structured_dropout.backends.base import LayerMasks, Weights
 from structured_dropout.backends.cuda import launch as cuda_launch
+from structured_dropout.backends.cuda import operators
 from structured_dropout.backends.cuda import recurrence as cuda_recurrence
-from structured_dropout.backends.cuda.linear import linear
-from structured_dropout.backends.cuda.lstm import lstm_layer
-from structured_dropout.backends.cuda.masks import check
+from structured_dropout.backends.cuda.masks import check, pack
+from structured_dropout.layer import LayerMasks, Weights
 from structured_dropout.masks import Packing, draw
 
 
@@ -25,7 +23,12 @@ def on_the_cpu():
         yield
 
 
-ops = torch.ops.structured_dropout
+CUDA = backends.get("cuda")
+ops = operators.load()
+CPU = torch.device("cpu")
+MASK = UnitMask(
+    torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32), torch.tensor([0, 2, 2, 5]), 1, 5, 2.0
+)
 
 PACKINGS = {
     "padded": Packing.padded(4, 3),
@@ -64,8 +67,8 @@ def agree_on_linear(
         torch.randn(outputs, units),
         torch.randn(outputs),
     ]
-    judge.agree(
-        lambda x, w, b: linear(x, w, b, mask, packing),
+    comparison.agree(
+        lambda x, w, b: CUDA.linear(x, w, b, mask, packing),
         lambda x, w, b: reference.linear(x, w, b, mask, packing),
         [*tensors[:2], tensors[2] if bias else None],
         torch.float32,
@@ -100,17 +103,7 @@ def test_linear_where_draws_keep_nothing_or_all():
     agree_on_linear(packing, 6, 5, keeping(packing, [0, 0, 0, 0], 6))
 
 
-@pytest.fixture
-def layer(monkeypatch):
-    """judge.agree_on_layer on the operators of cuda_ops."""
-
-    def run(x, h_0, c_0, weights, masks: LayerMasks, packing: Packing):
-        return lstm_layer(
-            x, h_0, c_0, weights, masks.nr, [mask for mask in masks.rh if mask is not None], packing
-        )
-
-    monkeypatch.setitem(backends._BACKENDS, "shim", SimpleNamespace(lstm_layer=run))
-    return partial(judge.agree_on_layer, "shim")
+layer = partial(comparison.agree_on_layer, "cuda")
 
 
 def policy(nr: float, rh: float, redraw_every: int | str = 1) -> DropoutPolicy:
@@ -120,27 +113,27 @@ def policy(nr: float, rh: float, redraw_every: int | str = 1) -> DropoutPolicy:
 
 @pytest.mark.parametrize("name", PACKINGS)
 @pytest.mark.parametrize("directions", [1, 2])
-def test_layer_over_packings(layer, name, directions):
+def test_layer_over_packings(name, directions):
     layer(policy(0.4, 0.4), PACKINGS[name], (5, 7), directions)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (40, 33)])
-def test_layer_over_sizes(layer, sizes):
+def test_layer_over_sizes(sizes):
     layer(policy(0.5, 0.5), Packing.padded(3, 4), sizes)
 
 
 @pytest.mark.parametrize("rates", [(0.5, 0.0), (0.0, 0.5), (0.0, 0.0)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_layer_where_one_site_or_none_drops(layer, rates, bias):
+def test_layer_where_one_site_or_none_drops(rates, bias):
     layer(policy(*rates), Packing((3, 3, 2)), (5, 6), 2, bias)
 
 
 @pytest.mark.parametrize("redraw_every", [2, 5, "sequence"])
-def test_layer_over_draws(layer, redraw_every):
+def test_layer_over_draws(redraw_every):
     layer(policy(0.5, 0.5, redraw_every), Packing((3, 3, 2, 2, 1, 1)), (6, 8), 2)
 
 
-def test_layer_where_draws_keep_nothing_or_all(layer):
+def test_layer_where_draws_keep_nothing_or_all():
     torch.manual_seed(0)
     packing = Packing.padded(4, 3)
     for counts in ([0, 6, 0, 1], [0, 0, 0, 0], [6, 6, 6, 6]):
@@ -149,7 +142,7 @@ def test_layer_where_draws_keep_nothing_or_all(layer):
 
 
 @pytest.mark.parametrize("directions", [1, 2])
-def test_backward_in_several_launches(layer, monkeypatch, directions):
+def test_backward_in_several_launches(monkeypatch, directions):
     monkeypatch.setattr(cuda_recurrence, "_BP_ROWS", 12)
     layer(policy(0.5, 0.5), Packing((33, 30, 11, 1)), (4, 6), directions)
 
@@ -163,7 +156,7 @@ def test_backward_in_several_launches(layer, monkeypatch, directions):
         ({"multiprocessors": 40}, 9),  # more of them than units
     ],
 )
-def test_layer_on_other_devices(layer, device, hidden):
+def test_layer_on_other_devices(device, hidden):
     with cuda_launch.use(ShimLauncher(**device)):
         layer(policy(0.5, 0.5), Packing((3, 3, 2)), (4, hidden))
 
@@ -179,7 +172,7 @@ def tf32():
     torch.backends.cuda.matmul.fp32_precision = before
 
 
-def test_products_are_left_to_tensor_cores_where_torch_may_use_them(tf32, layer):
+def test_products_are_left_to_tensor_cores_where_torch_may_use_them(tf32):
     packing = Packing((3, 3, 2))
     torch.manual_seed(0)
     with cuda_launch.use(launcher := ShimLauncher()):
@@ -197,7 +190,9 @@ def test_a_hidden_size_that_no_grid_can_own():
         with pytest.raises(
             ValueError, match="129 units to each multiprocessor of cpu, whose block can own 128"
         ):
-            lstm_layer(x, state, state, weights, None, [], Packing.padded(1, 1))
+            CUDA.lstm_layer(
+                x, state, state, weights, LayerMasks(None, (None,)), Packing.padded(1, 1)
+            )
 
 
 def linear_arguments(requires_grad=True):
@@ -205,21 +200,22 @@ def linear_arguments(requires_grad=True):
     x, weight, bias = torch.randn(6, 5), torch.randn(9, 5), torch.randn(9)
     for tensor in (x, weight, bias):
         tensor.requires_grad_(requires_grad)
-    indices = torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32)
-    return x, weight, bias, indices, torch.tensor([0, 2, 2, 5]), torch.tensor([0, 2, 4, 6]), 2, 2.0
+    return x, weight, bias, *pack([MASK], Packing.padded(3, 2), CPU)
 
 
 def lstm_arguments(requires_grad=True):
     torch.manual_seed(0)
     x, h_0, c_0 = torch.randn(5, 3), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    weights = [
-        [torch.randn(*shape) for _ in range(2)] for shape in ((16, 3), (16, 4), (16,), (16,))
-    ]
-    for tensor in (x, h_0, c_0, *(w for pair in weights for w in pair)):
+    shapes = (16, 3), (16, 4), (16,), (16,)
+    weights = [torch.randn(*shape) for _ in range(2) for shape in shapes]
+    for tensor in (x, h_0, c_0, *weights):
         tensor.requires_grad_(requires_grad)
-    nr = torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([0, 2, 3])
-    rh = torch.tensor([3, 0, 1, 0, 1, 2], dtype=torch.int32), torch.tensor([[0, 1, 3], [3, 6, 6]])
-    return x, h_0, c_0, *weights, [3, 2], torch.tensor([0, 3, 5]), *nr, 1, 2.0, *rh, 1, 2.0
+    nr = UnitMask(torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([0, 2, 3]), 1, 3, 2.0)
+    rh = [
+        UnitMask(torch.tensor(kept, dtype=torch.int32), torch.tensor([0, 1, 3]), 1, 4, 2.0)
+        for kept in ([3, 0, 1], [0, 1, 2])
+    ]
+    return x, h_0, c_0, weights, *pack([nr, *rh], Packing((3, 2)), CPU)
 
 
 @pytest.mark.parametrize(
@@ -230,21 +226,21 @@ def test_opcheck(name, arguments):
 
 
 def test_opcheck_of_the_backward_operators():
-    x, weight, bias, *mask = linear_arguments(requires_grad=False)
-    y, by_unit = ops.cuda_linear_fp(x, weight, bias, *mask)
-    torch.library.opcheck(ops.cuda_linear_bp.default, (y, by_unit, *mask))
-    torch.library.opcheck(ops.cuda_linear_wg.default, (x, y, *mask))
-    x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, *rest = lstm_arguments(requires_grad=False)
-    y, h_n, c_n, gates, cells, w, u = ops.cuda_lstm_fp(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, *rest)
-    torch.library.opcheck(ops.cuda_lstm_bp.default, (y, h_n, c_n, c_0, gates, cells, w, u, *rest))
-    torch.library.opcheck(ops.cuda_lstm_wg.default, (x, h_0, y, gates, *rest))
+    x, weight, bias, *sequence = linear_arguments(requires_grad=False)
+    y, by_unit = ops.cuda_linear_fp(x, weight, bias, *sequence)
+    torch.library.opcheck(ops.cuda_linear_bp.default, (y, by_unit, *sequence))
+    torch.library.opcheck(ops.cuda_linear_wg.default, (x, y, *sequence))
+    x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
+    y, h_n, c_n, gates, *left = ops.cuda_lstm_fp(x, h_0, c_0, weights, *sequence)
+    torch.library.opcheck(ops.cuda_lstm_bp.default, (y, h_n, c_n, [c_0, gates, *left], *sequence))
+    torch.library.opcheck(ops.cuda_lstm_wg.default, (x, h_0, y, gates, *sequence))
 
 
 @pytest.mark.parametrize("output", [0, 1, 2])
 def test_gradient_of_one_output_alone(output):
     """The others come to the backward as None."""
     arguments = lstm_arguments()
-    leaves = [*arguments[:3], *arguments[3], *arguments[4]]
+    leaves = [*arguments[:3], *arguments[3]]
     result = ops.cuda_lstm_fp(*arguments)[output]
     gradients = torch.autograd.grad(result.sum(), leaves)
     others = [torch.zeros_like(y) for y in ops.cuda_lstm_fp(*arguments)[:3]]
@@ -257,8 +253,8 @@ def test_strided_inputs():
     torch.manual_seed(0)
     packing = Packing.padded(3, 2)
     x, weight, mask = torch.randn(6, 5), torch.randn(9, 5), drawn(packing, 5, 0.5)
-    strided = linear(x.t().contiguous().t(), weight.t().contiguous().t(), None, mask, packing)
-    assert torch.equal(strided, linear(x, weight, None, mask, packing))
+    strided = CUDA.linear(x.t().contiguous().t(), weight.t().contiguous().t(), None, mask, packing)
+    assert torch.equal(strided, CUDA.linear(x, weight, None, mask, packing))
 
 
 def test_gradients_at_an_odd_address():
@@ -286,10 +282,10 @@ def test_gradients_at_an_odd_address():
     ],
 )
 def test_wrong_arguments(change, message):
-    x, weight, bias, indices, offsets, *_ = linear_arguments(requires_grad=False)
+    x, weight, bias, *_ = linear_arguments(requires_grad=False)
     given = {"x": x, "weight": weight, "bias": bias} | change
     with pytest.raises(ValueError, match=message):
-        linear(**given, mask=UnitMask(indices, offsets, 1, 5, 2.0), packing=Packing.padded(3, 2))
+        CUDA.linear(**given, mask=MASK, packing=Packing.padded(3, 2))
 
 
 def test_tensors_on_two_devices():

@@ -82,7 +82,7 @@ class ShimLauncher:
             set()
         )  # source, name and defines of each kernel so far
 
-    def why_not(self, device: torch.device) -> str | None:
+    def supports(self, device: torch.device) -> str | None:
         return None if device.type == "cpu" else "the tests run its kernels on the CPU"
 
     def multiprocessors(self, device: torch.device) -> int:

@@ -4,8 +4,8 @@ import pytest
 import reference
 import torch
 from cases import BACKENDS, PACKINGS, POLICIES, SIZES, runs
+from comparison import agree, agree_on_layer, cast
 from devices import DEVICE, cuda_kernels
-from judge import agree, agree_on_layer, cast
 
 from structured_dropout import (
     DropoutPolicy,
@@ -13,11 +13,11 @@ from structured_dropout import (
     UnitMask,
     backends,
 )
-from structured_dropout.backends.base import LayerMasks, Weights
+from structured_dropout.layer import LayerMasks, Weights
 from structured_dropout.masks import draw
 
 
-def units(kept_by_draw: list[list[int]], total: int, steps_per_draw: int = 1) -> UnitMask:
+def unit_mask(kept_by_draw: list[list[int]], total: int, steps_per_draw: int = 1) -> UnitMask:
     offsets = torch.tensor([0, *(len(kept) for kept in kept_by_draw)]).cumsum(0)
     indices = torch.tensor([unit for kept in kept_by_draw for unit in kept], dtype=torch.int32)
     return UnitMask(indices, offsets, steps_per_draw, total, 2.0)
@@ -52,11 +52,11 @@ def test_lstm_layer(name, policy, packing):
 @pytest.mark.parametrize("name", [name for name in BACKENDS if runs(name, POLICIES["nr_rh_st"])])
 def test_lstm_layer_where_steps_keep_nothing_or_all(name):
     inputs, hidden = SIZES["odd"]
-    nr = units([[], list(range(inputs)), [0], [inputs - 1], []], inputs)
-    rh = units([list(range(hidden)), [], [hidden - 1], [], [0]], hidden)
+    nr = unit_mask([[], list(range(inputs)), [0], [inputs - 1], []], inputs)
+    rh = unit_mask([list(range(hidden)), [], [hidden - 1], [], [0]], hidden)
     for packing in (Packing.padded(5, 3), Packing((4, 2, 2, 1, 1))):
         agree_on_layer(name, LayerMasks(nr, (rh, rh)), packing, SIZES["odd"], directions=2)
-    nothing = LayerMasks(units([[]], inputs, 5), (units([[]], hidden, 5),))
+    nothing = LayerMasks(unit_mask([[]], inputs, 5), (unit_mask([[]], hidden, 5),))
     agree_on_layer(name, nothing, Packing.padded(5, 3), SIZES["odd"])
 
 
@@ -84,7 +84,7 @@ def test_linear(name, packing):
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_dropped_columns_of_the_input_gradient_are_exactly_zero(name):
-    mask = units([[1, 4], [], [0, 1, 2, 3, 4]], 5).to(DEVICE)
+    mask = unit_mask([[1, 4], [], [0, 1, 2, 3, 4]], 5).to(DEVICE)
     x = torch.randn(6, 5, device=DEVICE, requires_grad=True)
     weight = torch.randn(9, 5, device=DEVICE)
     backends.get(name).linear(x, weight, None, mask, Packing.padded(3, 2)).sum().backward()
@@ -98,7 +98,8 @@ def test_gradcheck(name):
     torch.manual_seed(0)
     packing = Packing((3, 2, 1))
     mask = LayerMasks(
-        units([[0, 2], [1], []], 3), (units([[0], [0, 1], [1]], 2), units([[1], [], [0]], 2))
+        unit_mask([[0, 2], [1], []], 3),
+        (unit_mask([[0], [0, 1], [1]], 2), unit_mask([[1], [], [0]], 2)),
     )
     shapes = [(6, 3), (2, 3, 2), (2, 3, 2), *[(8, 3), (8, 2), (8,), (8,)] * 2]
     tensors = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
@@ -120,7 +121,7 @@ def test_second_derivatives_are_right_or_an_error(name):
         torch.randn(shape, dtype=dtype, device=DEVICE, requires_grad=True) for shape in shapes
     ]
     x, _, _, *weights = tensors
-    mask = units([[0, 2], [1], []], 3).to(DEVICE)
+    mask = unit_mask([[0, 2], [1], []], 3).to(DEVICE)
 
     def linear(x, weight, bias):
         return backends.get(name).linear(x, weight, bias, mask, packing).tanh()

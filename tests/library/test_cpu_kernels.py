@@ -8,17 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from structured_dropout import Case, DropoutPolicy, SiteDropout, StructuredLSTM
-from structured_dropout.backends import cpu
+from structured_dropout import Case, DropoutPolicy, SiteDropout, StructuredLSTM, UnitMask
+from structured_dropout.backends.cpu import build, operators
+from structured_dropout.backends.operators.arguments import pack_masks
 
-CPU = torch.device("cpu")
 NR_RH_ST = DropoutPolicy(nr=SiteDropout(Case.III, 0.5), rh=SiteDropout(Case.III, 0.5))
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
-    cpu.why_not(DropoutPolicy(), CPU, torch.float32) is not None,
-    reason="the kernels cannot be built here",
+    build.missing() is not None, reason=f"the kernels cannot be built here: {build.missing()}"
 )
+
+
+@pytest.fixture(scope="module")
+def ops():
+    return operators.load()
 
 
 def linear_arguments(requires_grad=True):
@@ -26,53 +30,40 @@ def linear_arguments(requires_grad=True):
     x, weight, bias = torch.randn(6, 5), torch.randn(9, 5), torch.randn(9)
     for tensor in (x, weight, bias):
         tensor.requires_grad_(requires_grad)
-    indices = torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32)
-    return x, weight, bias, indices, torch.tensor([0, 2, 2, 5]), torch.tensor([0, 2, 4, 6]), 2.0
+    mask = UnitMask(
+        torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32), torch.tensor([0, 2, 2, 5]), 1, 5, 2.0
+    )
+    return x, weight, bias, [2, 2, 2], pack_masks([mask])
 
 
 def lstm_arguments(requires_grad=True):
     torch.manual_seed(0)
     x, h_0, c_0 = torch.randn(5, 3), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    weights = [
-        [torch.randn(*shape) for _ in range(2)] for shape in ((16, 3), (16, 4), (16,), (16,))
-    ]
-    for tensor in (x, h_0, c_0, *(w for pair in weights for w in pair)):
+    shapes = (16, 3), (16, 4), (16,), (16,)
+    weights = [torch.randn(*shape) for _ in range(2) for shape in shapes]
+    for tensor in (x, h_0, c_0, *weights):
         tensor.requires_grad_(requires_grad)
-    nr = torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([0, 2, 3])
-    rh = torch.tensor([3, 0, 1], dtype=torch.int32), torch.tensor([0, 1, 3])
-    return (
-        x,
-        h_0,
-        c_0,
-        *weights,
-        torch.tensor([3, 2]),
-        *nr,
-        1,
-        2.0,
-        [rh[0]] * 2,
-        [rh[1]] * 2,
-        1,
-        2.0,
-    )
+    nr = UnitMask(torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([0, 2, 3]), 1, 3, 2.0)
+    rh = UnitMask(torch.tensor([3, 0, 1], dtype=torch.int32), torch.tensor([0, 1, 3]), 1, 4, 2.0)
+    return x, h_0, c_0, weights, [3, 2], pack_masks([nr, rh, rh])
 
 
 @pytest.mark.parametrize(
     ("name", "arguments"), [("linear_fp", linear_arguments), ("lstm_fp", lstm_arguments)]
 )
-def test_opcheck(name, arguments):
-    torch.library.opcheck(getattr(torch.ops.structured_dropout, name).default, arguments())
+def test_opcheck(ops, name, arguments):
+    torch.library.opcheck(getattr(ops, name).default, arguments())
 
 
-def test_opcheck_of_the_backward_operators():
-    ops = torch.ops.structured_dropout
-    x, weight, _, *mask = linear_arguments(requires_grad=False)
+def test_opcheck_of_the_backward_operators(ops):
+    x, weight, _, *sequence = linear_arguments(requires_grad=False)
     dy = torch.randn(6, 9)
-    torch.library.opcheck(ops.linear_bp.default, (dy, weight, *mask))
-    torch.library.opcheck(ops.linear_wg.default, (x, dy, *mask))
-    x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, *mask = lstm_arguments(requires_grad=False)
-    y, h_n, c_n, gates, cells = ops.lstm_fp(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, *mask)
-    torch.library.opcheck(ops.lstm_bp.default, (y, h_n, c_n, w_ih, w_hh, gates, cells, *mask))
-    torch.library.opcheck(ops.lstm_wg.default, (x, h_0, y, torch.randn_like(gates), *mask))
+    torch.library.opcheck(ops.linear_bp.default, (dy, weight, *sequence))
+    torch.library.opcheck(ops.linear_wg.default, (x, dy, *sequence))
+    x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
+    y, h_n, c_n, gates, cells = ops.lstm_fp(x, h_0, c_0, weights, *sequence)
+    torch.library.opcheck(ops.lstm_bp.default, (y, h_n, c_n, weights, gates, cells, *sequence))
+    torch.library.opcheck(ops.lstm_wg.default, (x, h_0, y, torch.randn_like(gates), *sequence))
 
 
 def test_the_number_of_threads_does_not_change_a_bit():
@@ -93,38 +84,48 @@ def test_the_number_of_threads_does_not_change_a_bit():
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+def indices(*units):
+    return torch.tensor(units, dtype=torch.int32)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({0: torch.randn(6, 4)}, r"weight must have shape \[9, 4\], has \[9, 5\]"),
-        ({1: torch.randn(9, 5, dtype=torch.float64)}, "weight"),
-        ({3: torch.tensor([1, 5, 0, 2, 3], dtype=torch.int32)}, "must ascend within"),
-        ({4: torch.tensor([0, 2, 2, 4])}, "offsets must run from 0 to the 5 indices"),
-        ({5: torch.tensor([0, 2, 4, 5])}, "rows must run from 0 to 6"),
+        ({"x": torch.randn(6, 4)}, r"weight must have shape \[9, 4\], has \[9, 5\]"),
+        ({"weight": torch.randn(9, 5, dtype=torch.float64)}, "weight"),
+        ({"indices": indices(1, 5, 0, 2, 3)}, "must ascend within"),
+        ({"offsets": torch.tensor([0, 2, 2, 4])}, "offsets must run from 0 to the 5 indices"),
+        ({"sizes": [2, 2, 1]}, "x has 6 rows, the steps of sizes have 5"),
+        ({"sizes": [2, 1, 3]}, "sizes must not grow, got 3 rows at step 2"),
+        ({"sizes": [2, 2, 1, 1]}, "4 steps with a draw for every 1 need 4 draws, the mask has 3"),
+        ({"more": [torch.tensor(1)]}, "masks must have 4 tensors for each of 1 sites, has 5"),
     ],
 )
-def test_wrong_arguments(change, message):
-    arguments = list(linear_arguments(requires_grad=False))
-    for position, value in change.items():
-        arguments[position] = value
+def test_wrong_arguments(ops, change, message):
+    x, weight, bias, sizes, (kept, offsets, *numbers) = linear_arguments(requires_grad=False)
+    given = {"x": x, "weight": weight, "sizes": sizes, "indices": kept, "offsets": offsets} | change
+    masks = [given["indices"], given["offsets"], *numbers, *given.get("more", [])]
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.structured_dropout.linear_fp(*arguments)
+        ops.linear_fp(given["x"], given["weight"], bias, given["sizes"], masks)
 
 
-def test_a_sequence_without_steps():
-    x, h_0, c_0, *rest = lstm_arguments(requires_grad=False)
-    rest[4] = torch.empty(0, dtype=torch.int64)
+def test_wrong_weights(ops):
+    x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
+    with pytest.raises(RuntimeError, match="4 with biases: for 2 directions it has 7"):
+        ops.lstm_fp(x, h_0, c_0, weights[:7], *sequence)
+
+
+def test_a_sequence_without_steps(ops):
+    x, h_0, c_0, weights, _, _ = lstm_arguments(requires_grad=False)
     with pytest.raises(RuntimeError, match="the sequence has no steps"):
-        torch.ops.structured_dropout.lstm_fp(x[:0], h_0, c_0, *rest)
+        ops.lstm_fp(x[:0], h_0, c_0, weights, [], pack_masks([None] * 3))
 
 
-def test_strided_inputs():
-    x, weight, bias, *mask = linear_arguments(requires_grad=False)
-    linear = torch.ops.structured_dropout.linear_fp
-    expected = linear(x, weight, bias, *mask)
-    assert torch.equal(
-        linear(x.t().contiguous().t(), weight.t().contiguous().t(), bias, *mask), expected
-    )
+def test_strided_inputs(ops):
+    x, weight, bias, *sequence = linear_arguments(requires_grad=False)
+    expected = ops.linear_fp(x, weight, bias, *sequence)
+    strided = x.t().contiguous().t(), weight.t().contiguous().t()
+    assert torch.equal(ops.linear_fp(*strided, bias, *sequence), expected)
 
 
 def python(code: str, **environment: str) -> subprocess.Popen:
@@ -138,7 +139,7 @@ def python(code: str, **environment: str) -> subprocess.Popen:
     )
 
 
-LOAD = "from structured_dropout.backends.cpu.build import load_kernels; print('reason:', load_kernels())"
+LOAD = "from structured_dropout import backends; backends.get('cpu').prepare(); print('prepared')"
 
 
 def test_two_processes_may_build_at_once(tmp_path):
@@ -148,11 +149,11 @@ def test_two_processes_may_build_at_once(tmp_path):
     both = [python(LOAD, TORCH_EXTENSIONS_DIR=str(tmp_path)) for _ in range(2)]
     for process in both:
         output, _ = process.communicate(timeout=400)
-        assert "reason: None" in output, output
+        assert "prepared" in output, output
     (library,) = (tmp_path / "structured_dropout_cpu").glob("*.so")
     built = library.stat().st_mtime_ns
     again, _ = python(LOAD, TORCH_EXTENSIONS_DIR=str(tmp_path)).communicate(timeout=400)
-    assert "reason: None" in again
+    assert "prepared" in again
     assert library.stat().st_mtime_ns == built
 
 

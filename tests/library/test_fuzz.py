@@ -10,13 +10,13 @@ import os
 import reference
 import torch
 from cases import REAL, SIMULATED, runs
+from comparison import LAYOUTS, agree, agree_on_layer, cast
 from devices import cuda_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge import LAYOUTS, agree, agree_on_layer, cast
 
 from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, Zoneout, backends
-from structured_dropout.backends.base import LayerMasks
+from structured_dropout.layer import LayerMasks
 from structured_dropout.masks import draw
 
 CASES = int(os.environ.get("FUZZ_CASES", "1000"))

@@ -16,14 +16,14 @@ from structured_dropout import (
     Zoneout,
     backends,
 )
-from structured_dropout.backends.base import LayerMasks
+from structured_dropout.layer import LayerMasks
 
 CPU = torch.device("cpu")
 NR_RH_ST = DropoutPolicy(nr=SiteDropout(Case.III, 0.5), rh=SiteDropout(Case.III, 0.5))
 BACKENDS = [
     name
     for name in backends.names()
-    if backends.get(name).why_not(DropoutPolicy(), CPU, torch.float32) is None
+    if backends.get(name).supports(DropoutPolicy(), CPU, torch.float32) is None
 ]
 SHAPES = [
     {"input_size": 5, "hidden_size": 7},
@@ -131,18 +131,39 @@ def test_contradictions(arguments, error, message):
         StructuredLSTM(5, 7, **arguments)
 
 
+STATE = torch.zeros(1, 3, 7)
+
+
 @pytest.mark.parametrize(
     ("x", "state", "message"),
     [
-        (torch.randn(4, 3, 6), None, "6 features, input_size is 5"),
-        (torch.randn(4, 3, 5), (torch.zeros(1, 2, 7), torch.zeros(1, 3, 7)), "h_0 must be"),
-        (torch.randn(5), None, "1-D"),
+        (torch.randn(4, 3, 6), None, "the input has 6 features, input_size is 5"),
+        (torch.randn(4, 3, 5), (torch.zeros(1, 2, 7), STATE), r"h_0 must be \[1, 3, 7\]"),
+        (torch.randn(4, 3, 5), (STATE,) * 3, r"hx must be \(h_0, c_0\), has 3 tensors"),
+        (torch.randn(4, 5), (STATE,) * 2, r"h_0 must be \[1, 7\], not \[1, 3, 7\]"),
+        (torch.randn(4, 3, 5), (STATE, STATE[0]), r"c_0 must be \[1, 3, 7\], not \[3, 7\]"),
+        (torch.randn(5), None, "a 2-D .* or 3-D input, not 1-D"),
         (torch.randn(0, 3, 5), None, "no steps"),
     ],
 )
-def test_wrong_shapes(x, state, message):
-    with pytest.raises(ValueError, match=message):
-        StructuredLSTM(5, 7)(x, state)
+def test_wrong_shapes_raise_what_nn_lstm_raises(x, state, message):
+    with pytest.raises((RuntimeError, ValueError)) as theirs:
+        nn.LSTM(5, 7)(x, state)
+    with pytest.raises(theirs.type, match=message):
+        StructuredLSTM(5, 7, policy=NR_RH_ST, backend="dense")(x, state)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_another_dtype_than_the_weights_is_named(mode):
+    lstm = getattr(StructuredLSTM(5, 7, policy=NR_RH_ST, backend="dense"), mode)()
+    linear = getattr(StructuredLinear(5, 7), mode)()
+    for module in (lstm, linear):
+        message = "input is torch.float64, the weights are torch.float32"
+        with pytest.raises(RuntimeError, match=message):
+            module(torch.randn(4, 3, 5, dtype=torch.float64))
+    if mode == "train":
+        with pytest.raises(RuntimeError, match=r"c_0 is torch\.float64, the weights are"):
+            lstm(torch.randn(4, 3, 5), (STATE, STATE.double()))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

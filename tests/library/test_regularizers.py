@@ -11,7 +11,7 @@ HIDDEN = 60
 BACKENDS = [
     name
     for name in backends.names()
-    if backends.get(name).why_not(DropoutPolicy(), torch.device("cpu"), torch.float32) is None
+    if backends.get(name).supports(DropoutPolicy(), torch.device("cpu"), torch.float32) is None
 ]
 
 

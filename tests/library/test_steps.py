@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 BACKENDS = [
     name
     for name in backends.names()
-    if backends.get(name).why_not(DropoutPolicy(), CPU, torch.float32) is None
+    if backends.get(name).supports(DropoutPolicy(), CPU, torch.float32) is None
 ]
 SITES = {
     "none": None,

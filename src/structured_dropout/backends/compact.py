@@ -5,60 +5,58 @@ Only structured masks leave something to gather: a random one is multiplied in, 
 
 from __future__ import annotations
 
-import sys
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from structured_dropout.backends import dense, phased
 from structured_dropout.backends.base import inside_cell
+from structured_dropout.backends.dense import DenseBackend
 from structured_dropout.masks import Mask, Packing, UnitMask
 from structured_dropout.policy import DropoutPolicy
 
 
-def why_not(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str | None:
-    return inside_cell(policy)
+class CompactBackend(DenseBackend):
+    """Smaller products on any device, in any dtype."""
 
+    def supports(
+        self, policy: DropoutPolicy, device: torch.device, dtype: torch.dtype
+    ) -> str | None:
+        return inside_cell(policy)
 
-def fp(x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-    if not isinstance(mask, UnitMask):
-        return dense.fp(x, weight, mask, packing)
-    y, by_unit = x.new_empty(len(x), len(weight)), _by_unit(weight, mask)
-    for rows, kept in _draws(mask, packing):
-        torch.mm(
-            x[rows].index_select(1, kept) * mask.scale, by_unit.index_select(0, kept), out=y[rows]
-        )
-    return y
+    def fp(self, x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().fp(x, weight, mask, packing)
+        y, by_unit = x.new_empty(len(x), len(weight)), _by_unit(weight, mask)
+        for rows, kept in _draws(mask, packing):
+            inputs = x[rows].index_select(1, kept) * mask.scale
+            torch.mm(inputs, by_unit.index_select(0, kept), out=y[rows])
+        return y
 
+    def bp(self, dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().bp(dy, weight, mask, packing)
+        dx, by_unit = dy.new_zeros(len(dy), weight.shape[1]), _by_unit(weight, mask)
+        for rows, kept in _draws(mask, packing):
+            dinputs = dy[rows] @ by_unit.index_select(0, kept).t() * mask.scale
+            dx[rows].index_copy_(1, kept, dinputs)
+        return dx
 
-def bp(dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-    if not isinstance(mask, UnitMask):
-        return dense.bp(dy, weight, mask, packing)
-    dx, by_unit = dy.new_zeros(len(dy), weight.shape[1]), _by_unit(weight, mask)
-    for rows, kept in _draws(mask, packing):
-        dx[rows].index_copy_(1, kept, dy[rows] @ by_unit.index_select(0, kept).t() * mask.scale)
-    return dx
-
-
-def wg(dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-    if not isinstance(mask, UnitMask):
-        return dense.wg(dy, x, mask, packing)
-    by_unit = x.new_zeros(x.shape[1], dy.shape[1])
-    for rows, kept in _draws(mask, packing):
-        by_unit.index_add_(0, kept, x[rows].index_select(1, kept).t() @ dy[rows], alpha=mask.scale)
-    return by_unit.t()
+    def wg(self, dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().wg(dy, x, mask, packing)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        by_unit = x.new_zeros(x.shape[1], dy.shape[1], dtype=wide)
+        for rows, kept in _draws(mask, packing):
+            of_draw = x[rows].index_select(1, kept).t() @ dy[rows]
+            by_unit.index_add_(0, kept, of_draw.to(wide), alpha=mask.scale)
+        return by_unit.t()
 
 
 def _by_unit(weight: Tensor, mask: UnitMask) -> Tensor:
-    """The weight with a row a unit; copied where several draws gather from it, so that they read whole rows."""
+    """The weight with a row a unit; copied where several draws gather from it, so that they read
+    whole rows."""
     return weight.t() if mask.draws == 1 else weight.t().contiguous()
 
 
 def _draws(mask: UnitMask, packing: Packing) -> list[tuple[slice, Tensor]]:
     bounds = packing.draw_bounds(mask.steps_per_draw)
     return [(slice(bounds[d], bounds[d + 1]), mask.kept(d).long()) for d in range(mask.draws)]
-
-
-linear = partial(phased.linear, sys.modules[__name__])
-lstm_layer = partial(phased.lstm_layer, sys.modules[__name__])

@@ -15,7 +15,7 @@ HIDDEN, LAYERS = 12, 2
 BACKENDS = [
     name
     for name in backends.names()
-    if backends.get(name).why_not(DropoutPolicy(), torch.device("cpu"), torch.float32) is None
+    if backends.get(name).supports(DropoutPolicy(), torch.device("cpu"), torch.float32) is None
 ]
 ST = SiteDropout(Case.III, 0.5)
 NR_RH_ST = DropoutPolicy(nr=SiteDropout(Case.III, (0.0, 0.5)), rh=ST, output=ST)

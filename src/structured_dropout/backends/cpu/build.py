@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from structured_dropout.backends.sources import folder
+from structured_dropout.backends.operators.sources import folder
 
 _NAME = "structured_dropout_cpu"
 # OpenMP for at::parallel_for's header; not linked, so that torch's own runtime is the only one.
@@ -35,20 +35,43 @@ _FLAGS = [
 _log = logging.getLogger(__name__)
 
 
+def missing() -> str | None:
+    """What a machine lacks to build the kernels and how to get it; None if nothing."""
+    if _has_compiler(_compiler()):
+        return None
+    return f"there is no C++ compiler ({_compiler()}): install g++, or set CXX"
+
+
+def load() -> None:
+    """Load the library that registers the operators of kernels/cpu, built first if there is none.
+
+    Raises:
+        RuntimeError: it cannot be built; says why and what to do.
+    """
+    reason = missing() or _failure(_compiler())
+    if reason is not None:
+        raise RuntimeError(f"the CPU kernels cannot be built: {reason}; or choose backend=dense")
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "c++")
+
+
 @cache
-def load_kernels() -> str | None:
-    """Register the operators of kernels/cpu; None, or why they cannot be had and what to do about it."""
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
-        return f"there is no C++ compiler ({compiler}): install g++, or set CXX"
+def _has_compiler(name: str) -> bool:
+    return shutil.which(name) is not None
+
+
+@cache  # a build that failed is not tried again
+def _failure(compiler: str) -> str | None:
     try:
-        _load(compiler)
+        _build_and_load(compiler)
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-        return f"its kernels cannot be built: {error}"
+        return str(error)
     return None
 
 
-def _load(compiler: str) -> None:
+def _build_and_load(compiler: str) -> None:
     sources = sorted(folder("cpu").iterdir())
     cache = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
     root = Path(cache) / _NAME
@@ -57,9 +80,8 @@ def _load(compiler: str) -> None:
         torch.ops.load_library(library)  # type: ignore[no-untyped-call]
         return
     _log.info("building the CPU kernels into %s: once a machine, about a minute", root)
-    from torch.utils import (
-        cpp_extension,
-    )  # takes a second, which a finished build need not wait for
+    # Imported here since it takes a second, which a finished build need not wait for.
+    from torch.utils import cpp_extension
 
     root.mkdir(parents=True, exist_ok=True)
     with _scripts_on_path(), tempfile.TemporaryDirectory(dir=root) as build:
@@ -99,7 +121,7 @@ def _processor() -> str:
 
 @contextmanager
 def _scripts_on_path() -> Iterator[None]:
-    """ninja comes with the package, but an environment that is not activated does not have it on the path."""
+    """ninja comes with the package, but not on the path of an environment that is not active."""
     path = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), path))
     try:

@@ -19,7 +19,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from structured_dropout.backends import sources
+from structured_dropout.backends.operators import sources
 
 Dim3 = tuple[int, int, int]
 Arguments = tuple[Tensor | int | float | None, ...]
@@ -31,7 +31,7 @@ _SHARED_WITHOUT_ASKING = 48 << 10  # bytes a block may have on any device
 class Launcher(Protocol):
     """What runs kernels; the functions of this module pass their arguments on to one."""
 
-    def why_not(self, device: torch.device) -> str | None: ...
+    def supports(self, device: torch.device) -> str | None: ...
 
     def launch(
         self,
@@ -50,9 +50,9 @@ class Launcher(Protocol):
     def shared_limit(self, device: torch.device) -> int: ...
 
 
-def why_not(device: torch.device) -> str | None:
-    """Why no kernel can run there and what to do about it; None if it can."""
-    return _launcher.why_not(device)
+def supports(device: torch.device) -> str | None:
+    """Why no kernel can run there and what to do about it; None if one can."""
+    return _launcher.supports(device)
 
 
 def launch(
@@ -116,9 +116,8 @@ def read_source(source: str, folder: Path | None = None) -> str:
             return ""
         seen.add(name)
         lines = [f'#line 1 "{name}"']
-        for number, line in enumerate(
-            ((folder or sources.folder("cuda")) / name).read_text().splitlines(), 1
-        ):
+        text = ((folder or sources.folder("cuda")) / name).read_text()
+        for number, line in enumerate(text.splitlines(), 1):
             include = re.fullmatch(r'#include "(.+)"', line)
             if include:
                 lines += [inlined(include[1]), f'#line {number + 1} "{name}"']
@@ -139,10 +138,10 @@ def compiler_options(defines: tuple[str, ...]) -> tuple[str, ...]:
 class CupyLauncher:
     """Runs the kernels on NVIDIA devices; CuPy is imported with the first of them."""
 
-    def why_not(self, device: torch.device) -> str | None:
+    def supports(self, device: torch.device) -> str | None:
         if device.type != "cuda":
             return "its kernels run on NVIDIA GPUs"
-        return _why_not(torch.cuda.current_device() if device.index is None else device.index)
+        return _unsupported(torch.cuda.current_device() if device.index is None else device.index)
 
     def launch(
         self,
@@ -188,13 +187,16 @@ class CupyLauncher:
 
 
 @cache
-def _why_not(device: int) -> str | None:
+def _unsupported(device: int) -> str | None:
     if find_spec("cupy") is None:
         return "CuPy is not installed: pip install '.[cuda]'"
     import cupy
 
     if not cupy.cuda.is_available():
-        return "CuPy finds no driver for its CUDA: see nvidia-smi, and install the cupy-cuda package that fits it"
+        return (
+            "CuPy finds no driver for its CUDA: see nvidia-smi, and install the cupy-cuda package "
+            "that fits it"
+        )
     capability = torch.cuda.get_device_capability(device)
     if capability < _OLDEST:
         name, (major, minor) = torch.cuda.get_device_name(device), capability

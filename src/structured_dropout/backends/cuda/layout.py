@@ -1,4 +1,5 @@
-"""Launches of kernels/cuda/layout.cu: parameters from torch's layout to a row a unit, and gradients back."""
+"""Launches of kernels/cuda/layout.cu: parameters from torch's layout to a row a unit, and gradients
+back."""
 
 from __future__ import annotations
 
@@ -34,6 +35,13 @@ def by_unit(weight: Tensor, rows: Tensor, gates: int = 1, first: int = 0) -> Non
             0,
             (weight.contiguous(), *numbers, rows),
         )
+
+
+def rows_by_unit(weight: Tensor) -> Tensor:
+    """Weight [out, in] as ``by_unit`` copies it: [in, out, padded]."""
+    rows = weight.new_empty(weight.shape[1], padded(len(weight)))
+    by_unit(weight, rows)
+    return rows
 
 
 def by_output(rows: Tensor, outputs: int, gates: int = 1, first: int = 0) -> Tensor:

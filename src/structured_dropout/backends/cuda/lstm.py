@@ -1,5 +1,4 @@
-"""An LSTM layer over a whole sequence on the kernels of kernels/cuda: torch operators with
-gradients.
+"""The operators of an LSTM layer over a whole sequence, on kernels/cuda.
 
 Where a site drops nothing its product is torch's.
 """
@@ -12,108 +11,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.base import LayerOutput, Weights
 from structured_dropout.backends.cuda import layout, products
-from structured_dropout.backends.cuda.masks import DeviceMask, check, draw_rows, most_rows, send
+from structured_dropout.backends.cuda.masks import check, send, unpack
 from structured_dropout.backends.cuda.recurrence import Recurrence
 from structured_dropout.backends.cuda.register import operator
-from structured_dropout.masks import Packing, UnitMask
+from structured_dropout.backends.operators.arguments import flat_gradients
+from structured_dropout.masks import Packing
 from structured_dropout.phases import phase
 
 ops = torch.ops.structured_dropout
-
-
-def lstm_layer(
-    x: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: tuple[Weights, ...],
-    nr: UnitMask | None,
-    rh: Sequence[UnitMask],
-    packing: Packing,
-) -> LayerOutput:
-    """One layer, all directions, float32; as base.Backend says. ``rh`` has a mask a direction, or
-    none.
-
-    Raises:
-        ValueError: shapes, dtypes or devices do not fit, or the hidden size is too large for the
-            device.
-    """
-    of_nr = torch.empty(0, dtype=torch.int64) if nr is None else nr.offsets
-    of_rh = [mask.offsets for mask in rh]
-    if len(rh) == 2:
-        of_rh[1] = of_rh[1] + len(rh[0].indices)
-    first, nr_offsets, rh_offsets = send(
-        x.device, torch.tensor(packing.bounds), of_nr, torch.cat([of_nr[:0], *of_rh])
-    )
-    w_ih, w_hh, b_ih, b_hh = zip(*weights, strict=True)
-    y, h_n, c_n, *_ = ops.cuda_lstm_fp(
-        x,
-        h_0,
-        c_0,
-        w_ih,
-        w_hh,
-        [b for b in b_ih if b is not None],
-        [b for b in b_hh if b is not None],
-        packing.sizes,
-        first,
-        None if nr is None else nr.indices,
-        None if nr is None else nr_offsets,
-        1 if nr is None else nr.steps_per_draw,
-        1.0 if nr is None else nr.scale,
-        torch.cat([mask.indices for mask in rh]) if rh else None,
-        rh_offsets.view(len(rh), -1) if rh else None,
-        rh[0].steps_per_draw if rh else 1,
-        rh[0].scale if rh else 1.0,
-    )
-    return LayerOutput(y, h_n, c_n)
 
 
 def _lstm_fp(
     x: Tensor,
     h_0: Tensor,
     c_0: Tensor,
-    w_ih: Sequence[Tensor],
-    w_hh: Sequence[Tensor],
-    b_ih: Sequence[Tensor],
-    b_hh: Sequence[Tensor],
+    weights: Sequence[Tensor],
     sizes: Sequence[int],
-    first: Tensor,
-    nr_indices: Tensor | None,
-    nr_offsets: Tensor | None,
-    nr_steps: int,
-    nr_scale: float,
-    rh_indices: Tensor | None,
-    rh_offsets: Tensor | None,
-    rh_steps: int,
-    rh_scale: float,
+    bounds: Tensor,
+    masks: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One layer over a packed sequence; the masks as in DeviceMask and Recurrence, first as there,
-    sizes on the host.
+    """One layer over a packed sequence, float32; weights as ``flat_weights`` gives them, sizes,
+    bounds and masks as ``pack``.
 
     Returns:
         y [rows, directions * hidden], h_n, c_n [directions, batch, hidden]; and what the backward
         reads: activated gates [rows, directions, hidden, 4], cells [rows, directions, hidden], W by
-            unit
-        [input, directions * hidden * 4], U by unit [directions, hidden, hidden, 4].
+        unit [input, directions * hidden * 4], U by unit [directions, hidden, hidden, 4].
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or the hidden size is too large for the
+            device.
     """
     directions, _, hidden = h_0.shape
     packing = Packing(tuple(sizes))
     check("x", x, x, (packing.bounds[-1], None))
     for name, state in (("h_0", h_0), ("c_0", c_0)):
         check(name, state, x, (directions, packing.batch, hidden))
-    for name, weights, shape in (
-        ("w_ih", w_ih, (4 * hidden, x.shape[1])),
-        ("w_hh", w_hh, (4 * hidden, hidden)),
-        ("b_ih", b_ih, (4 * hidden,)),
-        ("b_hh", b_hh, (4 * hidden,)),
-    ):
-        if len(weights) != directions and (weights or len(shape) == 2):
-            raise ValueError(
-                f"{name} must have {directions} tensors, one a direction, has {len(weights)}"
-            )
-        for weight in weights:
-            check(name, weight, x, shape)
+    shapes = ((4 * hidden, x.shape[1]), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,))
+    own = len(weights) // directions
+    if own not in (2, 4) or own * directions != len(weights):
+        raise ValueError(
+            f"weights must have 2 tensors a direction, or 4 with biases: for {directions} "
+            f"directions it has {len(weights)}"
+        )
+    for i, weight in enumerate(weights):
+        check(("w_ih", "w_hh", "b_ih", "b_hh")[i % own], weight, x, shapes[i % own])
+    w_ih, w_hh, b_ih, b_hh = (weights[i::own] if i < own else [] for i in range(4))
 
     w = x.new_empty(x.shape[1], directions * hidden * 4)
     u = x.new_empty(directions, hidden, hidden, 4)
@@ -127,12 +71,12 @@ def _lstm_fp(
             .view(-1, 4, hidden)
             .mT.flatten()
         )
-    if nr_indices is None or nr_offsets is None:
+    nr, *rh = unpack(masks, packing, bounds, [x.shape[1], *[hidden] * directions])
+    if nr is None:
         gates = torch.addmm(bias, x, w)
     else:
-        nr = _mask(packing, first, nr_indices, nr_offsets, nr_steps, x.shape[1], nr_scale)
         gates = products.fp(x.contiguous(), w, bias, w.shape[1], nr)
-    recurrence = Recurrence(u, first, packing.batch, rh_indices, rh_offsets, rh_steps, rh_scale)
+    recurrence = Recurrence.of(u, bounds, packing.batch, rh)
     gates = gates.view(len(x), directions, hidden, 4)
     y, cells, h_n, c_n = recurrence.fp(gates, h_0.contiguous(), c_0.contiguous())
     return y.flatten(1), h_n, c_n, gates, cells, w, u
@@ -142,39 +86,31 @@ def _lstm_bp(
     dy: Tensor | None,
     dh_n: Tensor | None,
     dc_n: Tensor | None,
-    c_0: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    w: Tensor,
-    u: Tensor,
+    saved: Sequence[Tensor],
     sizes: Sequence[int],
-    first: Tensor,
-    nr_indices: Tensor | None,
-    nr_offsets: Tensor | None,
-    nr_steps: int,
-    nr_scale: float,
-    rh_indices: Tensor | None,
-    rh_offsets: Tensor | None,
-    rh_steps: int,
-    rh_scale: float,
+    bounds: Tensor,
+    masks: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dgates [rows, directions, hidden, 4], dx [rows, input], dh_0 and dc_0 [directions, batch, hidden]."""
+    """From the gradients of y, h_n and c_n; ``saved`` is c_0, gates, cells, W and U by unit of FP.
+
+    Returns:
+        dgates [rows, directions, hidden, 4], dx [rows, input], dh_0 and dc_0 [directions, batch,
+        hidden].
+    """
+    c_0, gates, cells, w, u = saved
+    directions, _, hidden = c_0.shape
     packing = Packing(tuple(sizes))
     gradients = {"dy": dy, "dh_n": dh_n, "dc_n": dc_n}
     for name, gradient in gradients.items():
         if gradient is not None:
-            shape = (len(gates), c_0.shape[0] * c_0.shape[2]) if name == "dy" else c_0.shape
+            shape = (len(gates), directions * hidden) if name == "dy" else c_0.shape
             check(name, gradient, gates, shape)
             gradients[name] = gradient.contiguous()
-    recurrence = Recurrence(u, first, packing.batch, rh_indices, rh_offsets, rh_steps, rh_scale)
+    nr, *rh = unpack(masks, packing, bounds, [len(w), *[hidden] * directions])
+    recurrence = Recurrence.of(u, bounds, packing.batch, rh)
     dgates, dh_0, dc_0 = recurrence.bp(**gradients, gates=gates, cells=cells, c_0=c_0.contiguous())
     flat = dgates.flatten(1)
-    if nr_indices is None or nr_offsets is None:
-        dx = flat @ w.t()
-    else:
-        dx = products.bp(
-            flat, w, _mask(packing, first, nr_indices, nr_offsets, nr_steps, len(w), nr_scale)
-        )
+    dx = flat @ w.t() if nr is None else products.bp(flat, w, nr)
     return dgates, dx, dh_0, dc_0
 
 
@@ -184,54 +120,24 @@ def _lstm_wg(
     y: Tensor,
     dgates: Tensor,
     sizes: Sequence[int],
-    first: Tensor,
-    nr_indices: Tensor | None,
-    nr_offsets: Tensor | None,
-    nr_steps: int,
-    nr_scale: float,
-    rh_indices: Tensor | None,
-    rh_offsets: Tensor | None,
-    rh_steps: int,
-    rh_scale: float,
+    bounds: Tensor,
+    masks: Sequence[Tensor],
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """By direction dW [4 * hidden, input], dU [4 * hidden, hidden] and the biases' gradient [4 * hidden]."""
+    """By direction dW [4 * hidden, input], dU [4 * hidden, hidden] and the biases' [4 * hidden]."""
     packing = Packing(tuple(sizes))
     directions, _, hidden = h_0.shape
+    nr, *rh = unpack(masks, packing, bounds, [x.shape[1], *[hidden] * directions])
     flat = dgates.flatten(1)
-    if nr_indices is None or nr_offsets is None:
-        of_inputs = x.t() @ flat
-    else:
-        nr = _mask(packing, first, nr_indices, nr_offsets, nr_steps, x.shape[1], nr_scale)
-        of_inputs = products.wg(x.contiguous(), flat, nr)
+    of_inputs = x.t() @ flat if nr is None else products.wg(x.contiguous(), flat, nr)
     dw_ih, dw_hh = [], []
-    for d in range(directions):
+    for d, mask in enumerate(rh):
         dw_ih.append(layout.by_output(of_inputs, 4 * hidden, gates=4, first=d * 4 * hidden))
-        h_before = _states_before(
-            h_0[d], y[:, d * hidden : (d + 1) * hidden], packing, reverse=d == 1
-        )
-        own = dgates[:, d].flatten(1)
-        if rh_indices is None or rh_offsets is None:
-            of_states = h_before.t() @ own
-        else:
-            rh = _mask(packing, first, rh_indices, rh_offsets[d], rh_steps, hidden, rh_scale)
-            of_states = products.wg(h_before, own, rh)
+        own_y, own = y[:, d * hidden : (d + 1) * hidden], dgates[:, d].flatten(1)
+        h_before = _states_before(h_0[d], own_y, packing, reverse=d == 1)
+        of_states = h_before.t() @ own if mask is None else products.wg(h_before, own, mask)
         dw_hh.append(layout.by_output(of_states, 4 * hidden, gates=4))
     db = flat.sum(dim=0).view(directions, hidden, 4)
     return dw_ih, dw_hh, [of_direction.t().flatten().clone() for of_direction in db]
-
-
-def _mask(
-    packing: Packing,
-    first: Tensor,
-    indices: Tensor,
-    offsets: Tensor,
-    steps: int,
-    units: int,
-    scale: float,
-) -> DeviceMask:
-    return DeviceMask(
-        indices, offsets, draw_rows(first, steps), most_rows(packing, steps), units, scale
-    )
 
 
 def _states_before(h_0: Tensor, y: Tensor, packing: Packing, reverse: bool) -> Tensor:
@@ -253,48 +159,25 @@ def _states_before(h_0: Tensor, y: Tensor, packing: Packing, reverse: bool) -> T
 
 
 def _context(ctx: Any, inputs: list[Any], output: tuple[Tensor, ...]) -> None:
-    (
-        x,
-        h_0,
-        c_0,
-        _,
-        _,
-        b_ih,
-        _,
-        sizes,
-        first,
-        nr_indices,
-        nr_offsets,
-        *nr,
-        rh_indices,
-        rh_offsets,
-        rh_steps,
-        rh_scale,
-    ) = inputs
+    x, h_0, c_0, weights, ctx.sizes, bounds, masks = inputs
     y, _, _, *left = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(
-        x, h_0, c_0, y, *left, first, nr_indices, nr_offsets, rh_indices, rh_offsets
-    )
-    ctx.rest = sizes, bool(b_ih), nr, (rh_steps, rh_scale)
+    ctx.has_bias = len(weights) == 4 * len(h_0)
+    ctx.save_for_backward(x, h_0, y, c_0, *left, bounds, *masks)
 
 
 def _backward(
     ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None
 ) -> tuple[Any, ...]:
-    x, h_0, c_0, y, gates, cells, w, u, first, nr_indices, nr_offsets, rh_indices, rh_offsets = (
-        ctx.saved_tensors
-    )
-    sizes, has_bias, nr, rh = ctx.rest
-    sequence = (sizes, first, nr_indices, nr_offsets, *nr, rh_indices, rh_offsets, *rh)
+    x, h_0, y, c_0, gates, cells, w, u, bounds, *masks = ctx.saved_tensors
+    sequence = ctx.sizes, bounds, masks
     with phase("bp"):
         dgates, dx, dh_0, dc_0 = ops.cuda_lstm_bp(
-            dy, dh_n, dc_n, c_0, gates, cells, w, u, *sequence
+            dy, dh_n, dc_n, [c_0, gates, cells, w, u], *sequence
         )
     with phase("wg"):
-        dw_ih, dw_hh, db = ops.cuda_lstm_wg(x, h_0, y, dgates, *sequence)
-    biases = db if has_bias else []
-    return dx, dh_0, dc_0, dw_ih, dw_hh, biases, biases, *[None] * len(sequence)
+        gradients = ops.cuda_lstm_wg(x, h_0, y, dgates, *sequence)
+    return dx, dh_0, dc_0, flat_gradients(gradients, ctx.has_bias), None, None, None
 
 
 def _fp_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, ...]:
@@ -309,8 +192,9 @@ def _fp_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, ...]:
 
 
 def _bp_shapes(
-    dy: Any, dh_n: Any, dc_n: Any, c_0: Tensor, gates: Tensor, cells: Tensor, w: Tensor, *_: Any
+    dy: Any, dh_n: Any, dc_n: Any, saved: Sequence[Tensor], *_: Any
 ) -> tuple[Tensor, ...]:
+    c_0, gates, w = saved[0], saved[1], saved[3]
     dx = gates.new_empty(len(gates), len(w))
     return torch.empty_like(gates), dx, torch.empty_like(c_0), torch.empty_like(c_0)
 
@@ -321,27 +205,26 @@ def _wg_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[list[Tensor], ...]:
     return tuple([x.new_empty(shape) for _ in range(directions)] for shape in shapes)
 
 
-_SEQUENCE = (
-    "int[] sizes, Tensor first, Tensor? nr_indices, Tensor? nr_offsets, int nr_steps, float nr_scale, "
-    "Tensor? rh_indices, Tensor? rh_offsets, int rh_steps, float rh_scale"
-)
-operator(
-    "cuda_lstm_fp(Tensor x, Tensor h_0, Tensor c_0, Tensor[] w_ih, Tensor[] w_hh, Tensor[] b_ih, Tensor[] b_hh, "
-    f"{_SEQUENCE}) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells, Tensor w, Tensor u)",
-    _lstm_fp,
-    _fp_shapes,
-    context=_context,
-    backward=_backward,
-)
-operator(
-    "cuda_lstm_bp(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor c_0, Tensor gates, Tensor cells, Tensor w, Tensor u, "
-    f"{_SEQUENCE}) -> (Tensor dgates, Tensor dx, Tensor dh_0, Tensor dc_0)",
-    _lstm_bp,
-    _bp_shapes,
-)
-operator(
-    f"cuda_lstm_wg(Tensor x, Tensor h_0, Tensor y, Tensor dgates, {_SEQUENCE})"
-    " -> (Tensor[] dw_ih, Tensor[] dw_hh, Tensor[] db)",
-    _lstm_wg,
-    _wg_shapes,
-)
+def register() -> None:
+    """Register the operators."""
+    sequence = "int[] sizes, Tensor bounds, Tensor[] masks"
+    operator(
+        f"cuda_lstm_fp(Tensor x, Tensor h_0, Tensor c_0, Tensor[] weights, {sequence})"
+        " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells, Tensor w, Tensor u)",
+        _lstm_fp,
+        _fp_shapes,
+        context=_context,
+        backward=_backward,
+    )
+    operator(
+        f"cuda_lstm_bp(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor[] saved, {sequence})"
+        " -> (Tensor dgates, Tensor dx, Tensor dh_0, Tensor dc_0)",
+        _lstm_bp,
+        _bp_shapes,
+    )
+    operator(
+        f"cuda_lstm_wg(Tensor x, Tensor h_0, Tensor y, Tensor dgates, {sequence})"
+        " -> (Tensor[] dw_ih, Tensor[] dw_hh, Tensor[] db)",
+        _lstm_wg,
+        _wg_shapes,
+    )

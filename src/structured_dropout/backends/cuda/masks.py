@@ -1,18 +1,19 @@
 """Structured masks where the kernels read them.
 
-A mask's offsets and the bounds of its rows go to the device once a layer, in one copy that nothing
+A mask's offsets and the bounds of the steps go to the device once a layer, in one copy that nothing
 waits for; BP and WG find them there. On the host remain sizes, never the counts of kept units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from structured_dropout.masks import Packing
+from structured_dropout.backends.operators.arguments import TENSORS_PER_MASK, pack_masks
+from structured_dropout.masks import Packing, UnitMask
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class DeviceMask:
     Args:
         indices: int32 [kept units of all draws], ascending within a draw.
         offsets: int64 [draws + 1]; draw d keeps ``indices[offsets[d]:offsets[d + 1]]``.
+        steps_per_draw: time steps that one draw serves.
         rows: int64 [draws + 1]; draw d serves the rows ``rows[d]`` to ``rows[d + 1]``.
         most_rows: the rows of the draw that serves the most.
         units: size of the dropped dimension.
@@ -30,6 +32,7 @@ class DeviceMask:
 
     indices: Tensor
     offsets: Tensor
+    steps_per_draw: int
     rows: Tensor
     most_rows: int
     units: int
@@ -40,14 +43,35 @@ class DeviceMask:
         return len(self.rows) - 1
 
 
-def most_rows(packing: Packing, steps_per_draw: int) -> int:
-    """The rows of the draw that serves the most: the first, since steps do not grow."""
-    return packing.bounds[min(steps_per_draw, packing.steps)]
+def pack(
+    masks: Sequence[UnitMask | None], packing: Packing, device: torch.device
+) -> tuple[Sequence[int], Tensor, list[Tensor]]:
+    """What the operators take for a sequence and its masks: the sizes of the steps, the bounds of
+    their rows on the device, and ``pack_masks`` with offsets on the device."""
+    drawn = [mask for mask in masks if mask is not None]
+    bounds, *offsets = send(device, torch.tensor(packing.bounds), *(m.offsets for m in drawn))
+    sent = iter(offsets)
+    on_device = [None if mask is None else replace(mask, offsets=next(sent)) for mask in masks]
+    return packing.sizes, bounds, pack_masks(on_device)
 
 
-def draw_rows(first: Tensor, steps_per_draw: int) -> Tensor:
-    """The row bounds of draws, from those of steps."""
-    return first if steps_per_draw == 1 else torch.cat((first[:-1:steps_per_draw], first[-1:]))
+def unpack(
+    packed: Sequence[Tensor], packing: Packing, bounds: Tensor, units: Sequence[int]
+) -> list[DeviceMask | None]:
+    """The masks that ``pack`` packed; ``units`` has the size of each site's dropped dimension."""
+    sites = [packed[i : i + TENSORS_PER_MASK] for i in range(0, len(packed), TENSORS_PER_MASK)]
+    masks: list[DeviceMask | None] = []
+    for (indices, offsets, steps_per_draw, scale), size in zip(sites, units, strict=True):
+        if len(offsets) == 0:
+            masks.append(None)
+            continue
+        steps = int(steps_per_draw)
+        rows = bounds if steps == 1 else torch.cat((bounds[:-1:steps], bounds[-1:]))
+        # Steps do not grow: no draw serves more rows than the first.
+        most_rows = packing.bounds[min(steps, packing.steps)]
+        mask = DeviceMask(indices, offsets, steps, rows, most_rows, size, float(scale))
+        masks.append(mask)
+    return masks
 
 
 def send(device: torch.device, *numbers: Tensor) -> list[Tensor]:
@@ -70,7 +94,8 @@ def check(name: str, tensor: Tensor, like: Tensor, shape: Sequence[int | None]) 
         )
     if tensor.device != like.device:
         raise ValueError(
-            f"{name} is on {tensor.device}, another argument on {like.device}: move them to one device"
+            f"{name} is on {tensor.device}, another argument on {like.device}: move them to one "
+            "device"
         )
     if tensor.dim() != len(shape) or any(
         n not in (None, m) for n, m in zip(shape, tensor.shape, strict=True)

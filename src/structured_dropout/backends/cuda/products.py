@@ -26,12 +26,13 @@ _TILES = range(20, 0, -4)  # rows that a thread can sum in registers without spi
 
 
 def row_tile(rows: int) -> int:
-    """How many rows a block takes at once: what leaves the fewest idle, the larger where two are equal."""
+    """How many rows a block takes at once: what leaves the fewest idle, the larger of equals."""
     return min(_TILES, key=lambda tile: -(-rows // tile) * tile)
 
 
 def positions(indices: Tensor, offsets: Tensor, units: int) -> Tensor:
-    """[..., draws, units] int32 of offsets [..., draws + 1]: where a draw's list has a unit, -1: nowhere."""
+    """[..., draws, units] int32 of offsets [..., draws + 1]: where a draw's list has a unit; -1
+    where it has not."""
     draws = offsets.shape[-1] - 1
     result = indices.new_empty(*offsets.shape[:-1], draws, units)
     if result.numel():

@@ -1,21 +1,23 @@
-"""Launches of kernels/cuda/lstm.cu: the time steps of one LSTM layer, all directions, forwards and backwards."""
+"""Launches of kernels/cuda/lstm.cu: the time steps of one LSTM layer, all directions, forwards and
+backwards."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from structured_dropout.backends.cuda import launch
+from structured_dropout.backends.cuda.masks import DeviceMask
 from structured_dropout.backends.cuda.products import positions, row_tile
 
 _SOURCE = "lstm.cu"
 _QUAD = 16  # bytes of four floats
 _BP_THREADS = 256
-_BP_ROWS = (
-    128  # of a launch: the parts that blocks exchange take blocks * rows * hidden floats, twice
-)
+# Of a launch: the parts that blocks exchange take blocks * rows * hidden floats, twice.
+_BP_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,21 @@ class Recurrence:
     offsets: Tensor | None
     steps_per_draw: int
     scale: float
+
+    @classmethod
+    def of(
+        cls, weight: Tensor, first: Tensor, batch: int, masks: Sequence[DeviceMask | None]
+    ) -> Recurrence:
+        """With a mask for each direction, all alike but for the units that they keep, or None."""
+        drawn = [mask for mask in masks if mask is not None]
+        if not drawn:
+            return cls(weight, first, batch, None, None, 1, 1.0)
+        one, *other = drawn
+        indices, offsets = one.indices, one.offsets.unsqueeze(0)
+        if other:
+            indices = torch.cat((indices, other[0].indices))
+            offsets = torch.stack((one.offsets, other[0].offsets + len(one.indices)))
+        return cls(weight, first, batch, indices, offsets, one.steps_per_draw, one.scale)
 
     def fp(self, gates: Tensor, h_0: Tensor, c_0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """From what the input adds to the gates, [rows, directions, hidden, 4], which leaves as the
@@ -143,7 +160,8 @@ class Recurrence:
         if self._owned > 256 or not more_fit:
             raise ValueError(
                 f"hidden size {self._hidden} leaves {self._owned} units to each multiprocessor of "
-                f"{self.weight.device}, whose block can own {256 if more_fit else 128}: choose backend=compact"
+                f"{self.weight.device}, whose block can own {256 if more_fit else 128}: choose "
+                "backend=compact"
             )
         return 256, self._resident(256 * tile * _QUAD)
 
@@ -169,10 +187,10 @@ class Recurrence:
 
     @property
     def _owned(self) -> int:
-        """Hidden units of a block: all blocks of a cooperative launch run at once, one a multiprocessor."""
-        return -(
-            -self._hidden // max(1, launch.multiprocessors(self.weight.device) // self._directions)
-        )
+        """Hidden units of a block: all blocks of a cooperative launch run at once, one a
+        multiprocessor."""
+        blocks = max(1, launch.multiprocessors(self.weight.device) // self._directions)
+        return -(-self._hidden // blocks)
 
     @property
     def _blocks(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from structured_dropout.backends.differentiable import register_gradient
+from structured_dropout.backends.operators.gradients import register_gradient
 
 _library: Any = torch.library.Library("structured_dropout", "FRAGMENT")  # type: ignore[no-untyped-call]
 

@@ -1,4 +1,4 @@
-"""Hold a backend against the float64 reference: outputs and the gradients of all inputs."""
+"""Compare a backend with the float64 reference: outputs and the gradients of all inputs."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 from devices import DEVICE
 
 from structured_dropout import DropoutPolicy, StructuredLSTM, UnitMask, backends
-from structured_dropout.backends.base import CellMasks, LayerMasks, Weights
+from structured_dropout.layer import CellMasks, LayerMasks, Weights
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -26,12 +26,12 @@ LAYOUTS = {
 
 def agree(
     function,
-    judge,
+    expected_function,
     inputs: list[torch.Tensor | None],
     dtype: torch.dtype,
     layout: str = "contiguous",
 ) -> None:
-    """Compare outputs and the gradients of a random projection of them with the judge's in float64.
+    """Compare outputs and the gradients of a random projection of them with the reference's in float64.
 
     Args:
         layout: of all tensors in memory, those of the projection too.
@@ -50,15 +50,14 @@ def agree(
         return [*outputs, *torch.autograd.grad(outputs, given, projection)]
 
     cpu = torch.device("cpu")
-    computed = run(function, dtype, DEVICE), run(judge, torch.float64, cpu)
+    computed = run(function, dtype, DEVICE), run(expected_function, torch.float64, cpu)
     for i, (actual, expected) in enumerate(zip(*computed, strict=True)):
         assert actual.shape == expected.shape
         try:
             close(actual, expected)
-        except (
-            AssertionError
-        ):  # terms that cancel leave their rounding: then ours may be as large as the judge's own
-            own = run(judge, dtype, cpu)[i].double() - expected
+        except AssertionError:
+            # Terms that cancel leave their rounding: then ours may be as large as the reference's.
+            own = run(expected_function, dtype, cpu)[i].double() - expected
             if (actual.double().cpu() - expected).abs().max() > 10 * own.abs().max():
                 raise
 

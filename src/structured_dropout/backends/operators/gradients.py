@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout.derivatives import first_only
+from structured_dropout.derivatives import differentiable_once, refuse_transforms
 
 _library: Any = torch.library.Library("structured_dropout", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -25,26 +25,28 @@ def register_gradient(
     Args:
         context: called with what is kept for the backward, the arguments and the output.
         backward: called with what was kept and the gradients of the output; returns those of the
-            arguments, a list where the argument is a list of tensors. ``ctx.needs_input_grad``
-            counts the tensors of lists one by one.
+            arguments: for a list of tensors a list, or None if none of them has a gradient.
+            ``ctx.needs_input_grad`` counts the tensors of lists one by one.
     """
     op = getattr(torch.ops.structured_dropout, name).default
 
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *flat: Any) -> Any:
-            arguments = _nested(flat[-1], flat)
+            ctx.lengths = flat[-1]
+            arguments = _nested(ctx.lengths, flat)
             with torch._C._AutoDispatchBelowAutograd():
                 output = op(*arguments)
             context(ctx, arguments, output)
             return output
 
         @staticmethod
-        @first_only
+        @differentiable_once
         def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-            return *_flat(backward(ctx, *gradients)), None
+            return *_flat(_spread(backward(ctx, *gradients), ctx.lengths)), None
 
     def run(*arguments: Any) -> Any:
+        refuse_transforms()
         lengths = [len(a) if _is_list(a) else None for a in arguments]
         return Function.apply(*_flat(arguments), lengths)  # type: ignore[no-untyped-call]
 
@@ -71,3 +73,11 @@ def _nested(lengths: list[int | None], flat: tuple[Any, ...]) -> list[Any]:
         arguments.append(flat[i] if length is None else list(flat[i : i + length]))
         i += 1 if length is None else length
     return arguments
+
+
+def _spread(gradients: Any, lengths: list[int | None]) -> list[Any]:
+    """A None for each tensor of a list that has no gradients."""
+    return [
+        [None] * length if gradient is None and length is not None else gradient
+        for gradient, length in zip(gradients, lengths, strict=True)
+    ]

@@ -7,16 +7,20 @@ backend.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.base import CellMasks, LayerMasks, LayerOutput, Products, Weights
-from structured_dropout.backends.phased import linear
+from structured_dropout.layer import CellMasks, LayerMasks, LayerOutput, Weights
 from structured_dropout.masks import Mask, Packing
+
+# y = (x * mask) weight^T + bias: the ``linear`` of a backend.
+Linear = Callable[[Tensor, Tensor, Tensor | None, Mask | None, Packing], Tensor]
 
 
 def lstm_layer(
-    products: Products,
+    linear: Linear,
     x: Tensor,
     h_0: Tensor,
     c_0: Tensor,
@@ -24,18 +28,20 @@ def lstm_layer(
     masks: LayerMasks,
     packing: Packing,
 ) -> LayerOutput:
+    """As ``lstm_layer`` of a backend; ``masks.inside`` has an entry a direction."""
     outputs = [
-        _direction(products, x, h, c, w, masks.nr, rh, inside, packing, reverse)
+        _direction(linear, x, h, c, w, masks.nr, rh, inside, packing, reverse)
         for h, c, w, rh, inside, reverse in zip(
             h_0, c_0, weights, masks.rh, masks.inside, (False, True), strict=False
         )
     ]
     y, h_n, c_n = zip(*outputs, strict=True)
-    return LayerOutput(torch.cat(y, dim=-1), torch.stack(h_n), torch.stack(c_n))
+    states = torch.stack(h_n).to(h_0.dtype), torch.stack(c_n).to(c_0.dtype)
+    return LayerOutput(torch.cat(y, dim=-1).to(x.dtype), *states)
 
 
 def _direction(
-    products: Products,
+    linear: Linear,
     x: Tensor,
     h_0: Tensor,
     c_0: Tensor,
@@ -47,15 +53,18 @@ def _direction(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     bias = None if w.b_ih is None or w.b_hh is None else w.b_ih + w.b_hh
-    from_input = linear(products, x, w.w_ih, bias, nr, packing)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    from_input = linear(x, w.w_ih, bias, nr, packing).to(wide)
     update_factor = _factor(inside.update, x, w, packing)
     cell_factor = _factor(inside.cell, x, w, packing)
-    h, c = h_0, c_0
+    h, c = h_0.to(wide), c_0.to(wide)
     y = [h_0[:0]] * packing.steps
     for t in reversed(range(packing.steps)) if reverse else range(packing.steps):
         rows, n = packing.rows(t), packing.sizes[t]
         h_before, c_before = h[:n], c[:n]
-        recurrent = linear(products, h_before, w.w_hh, None, rh and rh.at(t), Packing.padded(1, n))
+        recurrent = linear(
+            h_before.to(x.dtype), w.w_hh, None, rh and rh.at(t), Packing.padded(1, n)
+        )
         i, f, g, o = (from_input[rows] + recurrent).chunk(4, dim=1)
         g = g.tanh()
         if update_factor is not None:  # Semeniuta et al.: c_t forgets only what f forgets
@@ -81,7 +90,8 @@ def _factor(mask: Mask | None, x: Tensor, w: Weights, packing: Packing) -> Tenso
 
 
 def _hold(held: Tensor | None, step: int, before: Tensor, after: Tensor) -> Tensor:
-    """Zoneout (Krueger et al.): what is held keeps its value; h_t comes from c_t as it is before its own zoneout."""
+    """Zoneout (Krueger et al.): what is held keeps its value; h_t comes from c_t as it is before
+    its own zoneout."""
     if held is None:
         return after
     share = held[step, : len(after)]

@@ -8,5 +8,5 @@ from pathlib import Path
 def folder(kind: str) -> Path:
     """kernels/cpu or kernels/cuda: inside the package in a wheel, at the top of a checkout."""
     here = Path(__file__).resolve()
-    inside, checkout = (here.parents[up] / "kernels" / kind for up in (1, 3))
+    inside, checkout = (here.parents[up] / "kernels" / kind for up in (2, 4))
     return inside if inside.exists() else checkout

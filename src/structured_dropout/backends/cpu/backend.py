@@ -1,0 +1,77 @@
+"""C++ kernels that skip what was dropped while they load it (kernels/cpu); a layer's whole sequence
+in one call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from structured_dropout.backends.cpu import build, operators
+from structured_dropout.backends.operators.arguments import flat_weights, pack_masks
+from structured_dropout.backends.operators.backend import OperatorBackend, skippable
+from structured_dropout.layer import LayerMasks, LayerOutput, Weights
+from structured_dropout.masks import Mask, Packing, UnitMask
+from structured_dropout.phases import phase
+from structured_dropout.policy import DropoutPolicy
+
+
+class CpuBackend(OperatorBackend):
+    """float32 and float64 on the CPU; a C++ compiler builds its kernels, once a machine."""
+
+    def supports(
+        self, policy: DropoutPolicy, device: torch.device, dtype: torch.dtype
+    ) -> str | None:
+        if device.type != "cpu":
+            return "its kernels run on the CPU"
+        if dtype not in (torch.float32, torch.float64):
+            return f"its kernels take float32 and float64, not {dtype}: convert the model"
+        return super().supports(policy, device, dtype) or build.missing()
+
+    def prepare(self) -> None:
+        operators.load()
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
+    ) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().linear(x, weight, bias, mask, packing)
+        with phase("fp"):
+            y: Tensor = operators.load().linear_fp(
+                x, weight, bias, packing.sizes, pack_masks([mask])
+            )
+        return y
+
+    def fp(self, x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().fp(x, weight, mask, packing)
+        y: Tensor = operators.load().linear_fp(x, weight, None, packing.sizes, pack_masks([mask]))
+        return y
+
+    def bp(self, dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().bp(dy, weight, mask, packing)
+        dx: Tensor = operators.load().linear_bp(dy, weight, packing.sizes, pack_masks([mask]))
+        return dx
+
+    def wg(self, dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().wg(dy, x, mask, packing)
+        dweight: Tensor
+        dweight, _ = operators.load().linear_wg(x, dy, packing.sizes, pack_masks([mask]))
+        return dweight
+
+    def lstm_layer(
+        self,
+        x: Tensor,
+        h_0: Tensor,
+        c_0: Tensor,
+        weights: tuple[Weights, ...],
+        masks: LayerMasks,
+        packing: Packing,
+    ) -> LayerOutput:
+        x, to_skip = skippable(x, masks, packing)
+        with phase("fp"):
+            y, h_n, c_n, *_ = operators.load().lstm_fp(
+                x, h_0, c_0, flat_weights(weights), packing.sizes, pack_masks(to_skip)
+            )
+        return LayerOutput(y, h_n, c_n)

@@ -1,0 +1,113 @@
+"""The operators of kernels/cpu, with what autograd and the compiler must know of them: gradients
+and shapes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from structured_dropout.backends.cpu import build
+from structured_dropout.backends.operators.arguments import flat_gradients
+from structured_dropout.backends.operators.gradients import register_gradient
+from structured_dropout.phases import phase
+
+
+@cache
+def load() -> Any:
+    """torch.ops.structured_dropout with the operators of kernels/cpu, their gradients and shapes;
+    built at the first use on a machine.
+
+    Raises:
+        RuntimeError: they cannot be built; says why and what to do.
+    """
+    build.load()
+    for name, shapes in (
+        ("linear_fp", lambda x, weight, *_: x.new_empty(len(x), len(weight))),
+        ("linear_bp", lambda dy, weight, *_: dy.new_empty(len(dy), weight.shape[1])),
+        (
+            "linear_wg",
+            lambda x, dy, *_: (x.new_empty(dy.shape[1], x.shape[1]), x.new_empty(dy.shape[1])),
+        ),
+        ("lstm_fp", _lstm_fp_shapes),
+        ("lstm_bp", _lstm_bp_shapes),
+        ("lstm_wg", _lstm_wg_shapes),
+    ):
+        torch.library.register_fake(f"structured_dropout::{name}", shapes)
+    register_gradient("linear_fp", _linear_context, _linear_backward)
+    register_gradient("lstm_fp", _lstm_context, _lstm_backward)
+    return torch.ops.structured_dropout
+
+
+def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, ctx.sizes, masks = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight, *masks)
+
+
+def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, *masks = ctx.saved_tensors
+    with phase("bp"):
+        dx = load().linear_bp(dy, weight, ctx.sizes, masks) if ctx.needs_input_grad[0] else None
+    with phase("wg"):
+        dweight, dbias = load().linear_wg(x, dy, ctx.sizes, masks)
+    return dx, dweight, dbias if ctx.has_bias else None, None, None
+
+
+def _lstm_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, h_0, _, weights, ctx.sizes, masks = inputs
+    y, _, _, gates, cells = output
+    ctx.set_materialize_grads(False)
+    ctx.weights = len(weights)
+    ctx.save_for_backward(x, h_0, y, gates, cells, *weights, *masks)
+
+
+def _lstm_backward(
+    ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None
+) -> tuple[Any, ...]:
+    x, h_0, y, gates, cells, *lists = ctx.saved_tensors
+    weights, masks = lists[: ctx.weights], lists[ctx.weights :]
+    with phase("bp"):
+        dgates, dx, dh_0, dc_0 = load().lstm_bp(
+            dy, dh_n, dc_n, weights, gates, cells, ctx.sizes, masks
+        )
+    with phase("wg"):
+        gradients = load().lstm_wg(x, h_0, y, dgates, ctx.sizes, masks)
+    has_bias = len(weights) == 4 * len(h_0)
+    return dx, dh_0, dc_0, flat_gradients(gradients, has_bias), None, None
+
+
+def _lstm_fp_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    directions, batch, hidden = h_0.shape
+    lanes = load().vector_bytes() // x.element_size()
+    panels = -(-hidden // lanes)
+    gates = x.new_empty(directions, panels, len(x), 4 * lanes)
+    cells = x.new_empty(directions, panels, len(x) + batch, lanes)
+    return (
+        x.new_empty(len(x), directions * hidden),
+        torch.empty_like(h_0),
+        torch.empty_like(h_0),
+        gates,
+        cells,
+    )
+
+
+def _lstm_bp_shapes(
+    dy: Any, dh_n: Any, dc_n: Any, weights: list[Tensor], gates: Tensor, cells: Tensor, *_: Any
+) -> tuple[Tensor, ...]:
+    directions, rows = len(gates), gates.shape[2]
+    w_ih, w_hh = weights[:2]
+    state = gates.new_empty(directions, cells.shape[2] - rows, w_hh.shape[1])
+    dx = gates.new_empty(rows, w_ih.shape[1])
+    return torch.empty_like(gates), dx, state, torch.empty_like(state)
+
+
+def _lstm_wg_shapes(
+    x: Tensor, h_0: Tensor, *rest: Any
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    directions, _, hidden = h_0.shape
+    dw_ih = [x.new_empty(4 * hidden, x.shape[1]) for _ in range(directions)]
+    dw_hh = [x.new_empty(4 * hidden, hidden) for _ in range(directions)]
+    return dw_ih, dw_hh, [x.new_empty(4 * hidden) for _ in range(directions)]

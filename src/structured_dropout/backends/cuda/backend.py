@@ -1,0 +1,81 @@
+"""CUDA kernels that skip what was dropped while they load it (kernels/cuda); a layer's time steps
+in one launch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from structured_dropout.backends.cuda import launch, layout, operators
+from structured_dropout.backends.cuda.masks import pack
+from structured_dropout.backends.operators.arguments import flat_weights
+from structured_dropout.backends.operators.backend import OperatorBackend, skippable
+from structured_dropout.layer import LayerMasks, LayerOutput, Weights
+from structured_dropout.masks import Mask, Packing, UnitMask
+from structured_dropout.phases import phase
+from structured_dropout.policy import DropoutPolicy
+
+
+class CudaBackend(OperatorBackend):
+    """float32 on NVIDIA GPUs; CuPy compiles its kernels, each at its first launch."""
+
+    def supports(
+        self, policy: DropoutPolicy, device: torch.device, dtype: torch.dtype
+    ) -> str | None:
+        if dtype != torch.float32:
+            return f"its kernels take float32, not {dtype}: convert the model"
+        return super().supports(policy, device, dtype) or launch.supports(device)
+
+    def prepare(self) -> None:
+        operators.load()
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
+    ) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().linear(x, weight, bias, mask, packing)
+        with phase("fp"):
+            return _project(x, weight, bias, mask, packing)
+
+    def fp(self, x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().fp(x, weight, mask, packing)
+        return _project(x, weight, None, mask, packing)
+
+    def bp(self, dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().bp(dy, weight, mask, packing)
+        rows = layout.rows_by_unit(weight)
+        dx: Tensor = operators.load().cuda_linear_bp(dy, rows, *pack([mask], packing, dy.device))
+        return dx
+
+    def wg(self, dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
+        if not isinstance(mask, UnitMask):
+            return super().wg(dy, x, mask, packing)
+        dweight: Tensor
+        dweight, _ = operators.load().cuda_linear_wg(x, dy, *pack([mask], packing, x.device))
+        return dweight
+
+    def lstm_layer(
+        self,
+        x: Tensor,
+        h_0: Tensor,
+        c_0: Tensor,
+        weights: tuple[Weights, ...],
+        masks: LayerMasks,
+        packing: Packing,
+    ) -> LayerOutput:
+        x, to_skip = skippable(x, masks, packing)
+        with phase("fp"):
+            y, h_n, c_n, *_ = operators.load().cuda_lstm_fp(
+                x, h_0, c_0, flat_weights(weights), *pack(to_skip, packing, x.device)
+            )
+        return LayerOutput(y, h_n, c_n)
+
+
+def _project(
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask: UnitMask, packing: Packing
+) -> Tensor:
+    y: Tensor
+    y, _ = operators.load().cuda_linear_fp(x, weight, bias, *pack([mask], packing, x.device))
+    return y

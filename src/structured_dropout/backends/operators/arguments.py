@@ -1,0 +1,64 @@
+"""How masks and parameters cross the boundary of an operator.
+
+Operators take tensors, numbers and lists of them: the masks of a layer become one list of tensors,
+its parameters another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from structured_dropout.layer import Weights
+from structured_dropout.masks import UnitMask
+
+TENSORS_PER_MASK = 4
+
+
+def pack_masks(masks: Sequence[UnitMask | None]) -> list[Tensor]:
+    """The masks of an operator's sites as one list: nr of a projection; nr, rh and, in a layer of
+    two directions, rh of the reverse one.
+
+    Each site has four tensors: ``indices`` and ``offsets`` as in UnitMask, ``steps_per_draw`` (an
+    int64 scalar on the CPU) and ``scale`` (a float64 scalar on the CPU). A site that drops nothing
+    (None) has empty ``indices`` and ``offsets``.
+    """
+    packed = []
+    for mask in masks:
+        packed += _nothing() if mask is None else _tensors(mask)
+    return packed
+
+
+def flat_weights(weights: Sequence[Weights]) -> list[Tensor]:
+    """The parameters of a layer, or their gradients, in torch's order: w_ih, w_hh and the biases if
+    there are any, direction by direction."""
+    return [tensor for direction in weights for tensor in direction if tensor is not None]
+
+
+def flat_gradients(
+    by_direction: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], has_bias: bool
+) -> list[Tensor]:
+    """The gradients of ``flat_weights``, from dw_ih, dw_hh and db; both biases have the same."""
+    gradients = [
+        Weights(dw_ih, dw_hh, db if has_bias else None, db if has_bias else None)
+        for dw_ih, dw_hh, db in zip(*by_direction, strict=True)
+    ]
+    return flat_weights(gradients)
+
+
+def _tensors(mask: UnitMask) -> list[Tensor]:
+    return [
+        mask.indices,
+        mask.offsets,
+        torch.tensor(mask.steps_per_draw, device="cpu"),
+        torch.tensor(mask.scale, dtype=torch.float64, device="cpu"),
+    ]
+
+
+@cache
+def _nothing() -> list[Tensor]:
+    nobody = torch.empty(0, dtype=torch.int64, device="cpu")
+    return _tensors(UnitMask(nobody.int(), nobody, 1, 0, 1.0))
