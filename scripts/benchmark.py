@@ -36,6 +36,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import tasks  # noqa: E402, F401  their schemas
 from structured_dropout.experiment import provenance, settings  # noqa: E402
 from structured_dropout.experiment.errors import UsageError  # noqa: E402
 from structured_dropout.experiment.tracking import open_tracker  # noqa: E402
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> None:
     rows = []
     for values in itertools.product(*(_choices(value) for value in options.values())):
         overrides = [f"{key}={value}" for key, value in zip(options, values, strict=True)]
-        for part in parts.split(",") if parts else compose(overrides).task.get("parts", ["model"]):
+        for part in parts.split(",") if parts else compose(overrides).task.parts:
             rows += race(overrides, dropouts, backends, int(rounds), part, tf32 == "true")
     show(rows)
     track(rows, compose([f"tracker={tracker}"]).tracker, Path(output).parent if output else Path())
@@ -168,15 +169,15 @@ def build(cfg: DictConfig, part: str) -> Callable[[], object]:
     if cfg.train.threads is not None:
         torch.set_num_threads(cfg.train.threads)
     torch.manual_seed(cfg.seed)
-    trial = hydra.utils.get_method(cfg.task.trial)
-    return trial(cfg) if part == "model" else trial(cfg, part)
+    iteration = hydra.utils.get_method(cfg.task.benchmark)
+    return iteration(cfg) if part == "model" else iteration(cfg, part)
 
 
 def allowed_speedup(cfg: DictConfig, part: str) -> float | str:
     """All multiplications over those that dropout leaves, where the task counts them."""
-    return (
-        round(hydra.utils.get_method(cfg.task.bound)(cfg, part), 3) if "bound" in cfg.task else ""
-    )
+    if cfg.task.max_speedup is None:
+        return ""
+    return round(hydra.utils.get_method(cfg.task.max_speedup)(cfg, part), 3)
 
 
 def take_turns(

@@ -22,6 +22,8 @@ def compose() -> Callable[..., DictConfig]:
     """The configuration that run.py would see for these overrides."""
     import hydra
 
+    import tasks  # noqa: F401  their schemas
+
     def compose(*overrides: str) -> DictConfig:
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             return hydra.compose("config", list(overrides))

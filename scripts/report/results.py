@@ -13,6 +13,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+import tasks  # noqa: F401  their schemas
 from structured_dropout.experiment.identity import identity
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -21,7 +21,7 @@ _WORDS, _SIZE, _LENGTH = (
 )  # of training that have a vector, of that vector, of a sentence
 
 
-def trial(cfg: DictConfig) -> Callable[[], object]:
+def iteration(cfg: DictConfig) -> Callable[[], object]:
     """The training iteration. Its sentences are of one length, as those of most batches are."""
     policy, embedding_dropout = dropout(cfg)
     device = settings.device(cfg)

@@ -12,7 +12,6 @@ from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.inputs import data_folder, sha256
 from tasks.ner import conll
 from tasks.ner.conll import Sentence
-from tasks.ner.tags import SCHEMES
 
 SPLITS = ("train", "valid", "test")
 
@@ -47,8 +46,6 @@ def load(data: DictConfig) -> Corpus:
         raise UsageError(
             f"data=conll needs data.{' and data.'.join(missing)}: paths of CoNLL files"
         )
-    if data.scheme not in SCHEMES:
-        raise UsageError(f"data.scheme={data.scheme} is no tag scheme: choose {', '.join(SCHEMES)}")
     paths = {split: Path(data[split]) for split in SPLITS}
     splits = {split: conll.read(path, data.scheme) for split, path in paths.items()}
     return _corpus("conll", splits, {split: sha256(path) for split, path in paths.items()})

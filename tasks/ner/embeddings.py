@@ -44,10 +44,6 @@ def load(cfg: DictConfig) -> Pretrained:
     """
     if cfg.embeddings.name == "random":
         size = cfg.embeddings.size
-        if not isinstance(size, int) or size < 1:
-            raise UsageError(
-                f"embeddings.size must be a positive number of dimensions, not {size!r}"
-            )
         return Pretrained({}, torch.empty(0, size), {"name": "random", "size": size})
     path = glove_path(cfg)
     if not path.exists():

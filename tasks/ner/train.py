@@ -89,11 +89,8 @@ def dropout(cfg: DictConfig) -> tuple[DropoutPolicy, float]:
         UsageError: embeddings cannot be dropped in this way.
     """
     policy = settings.policy(cfg, layers=cfg.model.layers)
-    placement = cfg.placement
-    if placement == "input" or policy.nr is None:
+    if cfg.placement == "input" or policy.nr is None:
         return policy, 0.0
-    if placement != "embeddings":
-        raise UsageError(f"placement={placement} is unknown: choose input or embeddings")
     if policy.nr.case.structured or policy.nr.case.fixed:
         raise UsageError(
             "placement=embeddings drops single elements (case I): choose input for other cases"

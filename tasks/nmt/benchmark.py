@@ -14,10 +14,14 @@ from tasks.nmt.model import build
 from tasks.nmt.train import build_optimizer, negative_log_likelihood, step
 
 
-def trial(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
-    """The training iteration, or the forward and backward pass of encoder, decoder or projection alone."""
+def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
+    """A training iteration, or the forward and backward pass of one part alone.
+
+    Args:
+        part: ``encoder``, ``decoder`` or ``projection``; ``model`` is all of them.
+    """
     policy = settings.policy(cfg, layers=cfg.model.layers)
-    device, shape, batch = settings.device(cfg), cfg.task.trial_shape, cfg.train.batch
+    device, shape, batch = settings.device(cfg), cfg.task.benchmark_shape, cfg.train.batch
     vocabulary = made_up_vocabulary(shape.src_vocabulary, shape.tgt_vocabulary)
     model = build(vocabulary, **cfg.model, policy=policy, backend=settings.backend(cfg, policy)).to(
         device
@@ -55,8 +59,8 @@ def trial(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
     return {"encoder": encoder, "decoder": decoder, "projection": projection}[part]
 
 
-def bound(cfg: DictConfig, part: str = "model") -> float:
-    """All multiplications of the products over those that are left under this dropout, forward or backward alike."""
+def max_speedup(cfg: DictConfig, part: str = "model") -> float:
+    """The multiplications of all products over those that this dropout leaves, in FP, BP and WG alike."""
     everything, left = (
         _multiplications(cfg, policy)
         for policy in (DropoutPolicy(), settings.policy(cfg, layers=cfg.model.layers))
@@ -67,7 +71,7 @@ def bound(cfg: DictConfig, part: str = "model") -> float:
 
 def _multiplications(cfg: DictConfig, policy: DropoutPolicy) -> dict[str, float]:
     """Of a sentence pair, by part."""
-    shape, layers, hidden = cfg.task.trial_shape, range(cfg.model.layers), cfg.model.hidden_size
+    shape, layers, hidden = cfg.task.benchmark_shape, range(cfg.model.layers), cfg.model.hidden_size
     source, target = shape.src_words, shape.tgt_words + 1
 
     def kept(site: SiteDropout | None, layer: int = 0) -> float:

@@ -23,13 +23,13 @@ _metric = BLEU(tokenize="none", force=True)  # the text is tokenised, and force 
 
 
 def main(cfg: DictConfig) -> None:
-    """mode=translate: print the translation of each line of ``src`` by the model of ``checkpoint``."""
-    missing = [key for key in ("checkpoint", "src") if cfg[key] is None]
+    """mode=translate: print the translation of each line of ``input`` by the model of ``checkpoint``."""
+    missing = [key for key in ("checkpoint", "input") if cfg[key] is None]
     if missing:
         raise UsageError(
             f"mode=translate needs {' and '.join(missing)}: the checkpoint of a training, a text file"
         )
-    lines = data.read_lines(Path(cfg.src), data.LONGEST_SENTENCE)
+    lines = data.read_lines(Path(cfg.input), data.LONGEST_SENTENCE)
     model, vocabulary = load(Path(cfg.checkpoint))
     model.to(settings.device(cfg))
     for start in range(0, len(lines), _CHUNK):

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
 
-from run import task_function
-from structured_dropout.experiment import settings
+from structured_dropout.experiment import schema, settings
+from structured_dropout.experiment.composition import explain
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.identity import signature
 from structured_dropout.experiment.tracking import open_tracker
@@ -20,9 +20,9 @@ TASKS = [option for group, option in OPTIONS if group == "task"]
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(compose, group, option):
-    added = group in ("experiment", "embeddings")  # not every run has one
-    cfg = compose(f"{'+' if added else ''}{group}={option}")
-    OmegaConf.to_container(cfg, resolve=True)
+    task = ["task=ner_conll03"] if group == "embeddings" else []
+    cfg = compose(*task, f"{'+' if group == 'experiment' else ''}{group}={option}")
+    schema.check(cfg)
     if group != "experiment":
         assert cfg[group].name == option
 
@@ -77,14 +77,21 @@ def test_the_sites_are_redrawn_together_unless_given_apart(compose):
         ),
         ("+dropout.zoneout={h:.1}", "dropout.zoneout: .*c"),
         ("+dropout.cell={case:II,p:[.1]}", "dropout.cell: p has 1 rates for 2 layers"),
-        ("+model.embedding_dropout=1", "model.embedding_dropout is a dropout rate"),
         ("data=multi30k", "data=multi30k is not for task=ptb_small: choose ptb, text, pydoc"),
         ("seed=-1", "seed must be 0 or more"),
         ("model.hidden_size=-1", "model.hidden_size must be positive"),
-        ("model.hidden_size=wide", "model.hidden_size must be a number"),
         ("train.lr=0", "train.lr must be positive"),
         ("dropout.nr=.3", "node `dropout.nr` is not a container"),
-        ("+embeddings.frozen=no", "embeddings.frozen must be true or false"),
+        ("train.lr=nan", "train.lr must be a finite number, not nan"),
+        ("+seeds=3", r"there is no key seeds: did you mean seed\?"),
+        ("++bactch=4", r"there is no key bactch: did you mean train.batch\?"),
+        ("+droput=nr_st", r"there is no key droput: did you mean dropout\?"),
+        ("+train.epohs=3", r"there is no key train.epohs: did you mean train.epochs\?"),
+        ("+task.rates.hr=.3", r"there is no key task.rates.hr: did you mean task.rates.rh\?"),
+        ("checkpoint=x", "checkpoint= is for using a trained model: a training does not read it"),
+        ("input=x", "input= is for using a trained model: a training does not read it"),
+        ("mode=tag", "task=ptb_small has no mode=tag: choose train"),
+        ("train.lr='${seeds}'", "Interpolation key 'seeds' not found"),
         ("backend=fused", "backend fused cannot run this on cpu"),
         ("device=tpux", "device=tpux"),
     ],
@@ -107,18 +114,62 @@ def test_the_signature_ignores_how_a_run_is_watched_and_executed(compose):
         "train.checkpoint_minutes=1",
     ):
         assert signature(compose("task=ptb_small", same)) == base
+    for same in ("train.clip=5.0", "train.lr=1e0", "task.rates.nr=25e-2"):  # one number, one run
+        assert signature(compose("task=ptb_small", same)) == base
     for other in ("seed=2", "dropout=nr_st", "train.lr=2", "backend=dense", "dropout.nr.p=.1"):
         assert signature(compose("task=ptb_small", other)) != base
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.embedding_dropout=1", r"model.embedding_dropout must be in \[0, 1\), not 1.0"),
+        ("train.alpha=-1", "train.alpha must be 0 or more, not -1.0"),
+        ("model.tied=null", "model.tied"),
+    ],
+)
+def test_a_task_checks_its_own_keys(compose, override, message):
+    with pytest.raises((UsageError, HydraException), match=message):
+        settings.check(compose("task=ptb_awd", override))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trian.epochs=3"], "there is no key trian.epochs: did you mean train.epochs?"),
+        (
+            ["task=ner_conll03", "train.bptt=3"],
+            "there is no key train.bptt: did you mean train.batch?",
+        ),
+        (
+            ["task=ptb_small,ptb_awd", "model.ties=1"],
+            "there is no key model.ties: did you mean model.tied?",
+        ),
+        (["src=x"], "there is no key src"),
+        (["task=ptb_smal"], "there is no task=ptb_smal: did you mean ptb_small?"),
+        (["dropout=lots"], "there is no dropout=lots: choose awd, dropconnect, none"),
+        (
+            ["model.hidden_size=wide"],
+            "model.hidden_size=wide: Value 'wide' of type 'str' could not be converted to Integer",
+        ),
+        (["train.epochs=2.5"], "could not be converted to Integer"),
+        (["data=text", "data.train=[a]"], "data.train=[a]: "),
+    ],
+)
+def test_what_hydra_cannot_compose_is_one_line(compose, overrides, message):
+    with pytest.raises(HydraException) as error:
+        compose(*(override.split(",")[0] for override in overrides))
+    line = explain(error.value, ["-m", *overrides], ROOT / "conf")
+    assert line.startswith(message) if message.startswith("there") else message in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian.epochs=3"], "trian"),
-        (["task=ptb_tiny"], "ptb_medium"),  # hydra lists what there is
+        (["trian.epochs=3"], "error: there is no key trian.epochs: did you mean train.epochs?"),
         (["dropout=nr_st", "data.dir=/nowhere"], "error: data.dir=/nowhere does not exist"),
         (["-m", "run.dir=/tmp/x"], "error: run.dir names one folder"),
-        (["+train.epohs=3"], "error: +train.epohs=3: nothing reads a key that is added"),
         (["+experiment=table1"], "error: only= chooses among the runs of a sweep: add -m"),
         (
             ["task=nmt_multi30k", "mode=translate", "translate.beam=0"],
@@ -135,17 +186,10 @@ def test_run_py_refuses_in_one_line(arguments, message):
     assert "Traceback" not in result.stderr
 
 
-def test_a_mode_that_a_task_has_not_is_refused(compose):
-    with pytest.raises(UsageError, match="task=ptb_small has no mode=tag: choose train"):
-        task_function(compose("task=ptb_small", "mode=tag"))
-
-
 def test_a_missing_package_is_named(compose):
     cfg = compose("task=ptb_small")
     settings.check(cfg)
-    OmegaConf.update(
-        cfg, "task.requires", {"some_extra": ["torch", "no_such_module"]}, force_add=True
-    )
+    cfg.task.requires = {"some_extra": ["torch", "no_such_module"]}
     with pytest.raises(
         UsageError, match=r"needs no_such_module: pip install 'structured-dropout\[some_extra\]'"
     ):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, ValidationError
 
 from scripts import reproduce
 from structured_dropout.experiment import checkpoint, settings
@@ -126,9 +126,9 @@ def test_pairs_are_downloaded_over_https_and_checked(downloads, tmp_path):
             assert {f"{stem}.{public.src}", f"{stem}.{public.tgt}"} <= known.keys()
 
 
-@pytest.mark.parametrize("key", ["recipe", "trial", "tag", "translate"])
+@pytest.mark.parametrize("key", ["recipe", "benchmark", "max_speedup", "modes.tag"])
 def test_a_configuration_names_functions_of_tasks_only(compose, key):
-    cfg = compose("task=ner_conll03", f"++task.{key}=os.system")
+    cfg = compose("task=ner_conll03", f"task.{key}=os.system")
     with pytest.raises(UsageError, match=rf"task.{key}=os.system is no function of a task here"):
         settings.check(cfg)
 
@@ -141,9 +141,8 @@ def test_the_text_of_a_configuration_is_not_evaluated(compose, tmp_path):
         "1+1",
         "!!python/object/apply:os.getcwd []",
     ):
-        cfg.train.lr = text
-        with pytest.raises(UsageError, match=r"train.lr must be a number, not"):
-            settings.check(cfg)
+        with pytest.raises(ValidationError, match="could not be converted to Float"):
+            cfg.train.lr = text
     cfg.train.lr = "${eval:1+1}"
     with pytest.raises(UsageError, match="Unsupported interpolation type eval"):
         settings.check(cfg)

@@ -1,4 +1,4 @@
-"""Which run is this? The same configuration always has the same folder, so that it resumes or is skipped."""
+"""Which run is this? The same configuration always has the same folder: it resumes or is skipped."""
 
 from __future__ import annotations
 
@@ -32,19 +32,22 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(key, None)
-    config["task"] = (
-        cfg.task.name
-    )  # the rest of it names functions, or is where other keys take their values from
-    return _without_nulls(config)
+    # The rest of the task names functions, or is where other keys take their values from.
+    config["task"] = cfg.task.name
+    canonical: dict[str, Any] = _canonical(config)
+    return canonical
 
 
-def _without_nulls(config: dict[str, Any]) -> dict[str, Any]:
-    """A key that is null says the same as no key, so that new optional keys leave old runs their names."""
-    return {
-        key: _without_nulls(value) if isinstance(value, dict) else value
-        for key, value in config.items()
-        if value is not None
-    }
+def _canonical(value: Any) -> Any:
+    """One way to say it: 5.0 is 5, and a key that is null is no key.
+
+    So new optional keys, and a schema that makes a number a float, leave old runs their names.
+    """
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def signature(cfg: DictConfig) -> str:

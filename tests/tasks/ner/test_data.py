@@ -79,7 +79,6 @@ def test_bad_columns(tmp_path, text, message):
     [
         ("data.valid=null", "data=conll needs data.valid: paths of CoNLL files"),
         ("data.valid=nowhere.txt", "nowhere.txt cannot be read: No such file"),
-        ("data.scheme=BILOU", "data.scheme=BILOU is no tag scheme: choose IOB1, BIO2, IOBES"),
     ],
 )
 def test_bad_data(compose, tiny_columns, override, message):

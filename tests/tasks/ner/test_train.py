@@ -146,10 +146,11 @@ def test_the_base_drops_embeddings_and_the_paper_the_input(compose):
     ("override", "message"),
     [
         ("placement=embeddings", r"drops single elements \(case I\): choose input"),
-        ("placement=output", "placement=output is unknown: choose input or embeddings"),
-        ("embeddings.size=0", "embeddings.size must be a positive number"),
+        ("placement=output", "placement must be one of input, embeddings, not output"),
+        ("embeddings.size=0", "embeddings.size must be positive, not 0"),
         ("dropout=nr_variational", "task=ner_conll03 does not define dropout=nr_variational"),
         ("train.batch=0", "train.batch must be positive"),
+        ("data.scheme=BILOU", "data.scheme must be one of IOB1, BIO2, IOBES, not BILOU"),
     ],
 )
 def test_impossible_values(launch, tiny_columns, tmp_path, override, message):
@@ -159,7 +160,7 @@ def test_impossible_values(launch, tiny_columns, tmp_path, override, message):
 
 def test_the_benchmark_can_time_an_iteration(compose):
     cfg = compose("task=ner_conll03", "dropout=nr_rh_st", "device=cpu", "model.hidden_size=8")
-    first = benchmark.trial(cfg)
+    first = benchmark.iteration(cfg)
     assert first() > first() > 0
 
 

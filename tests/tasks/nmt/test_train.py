@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from run import task_function
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.errors import UsageError
 from tasks.nmt import translate
-from tasks.nmt.benchmark import bound, trial
+from tasks.nmt.benchmark import iteration, max_speedup
 
 ROOT = Path(__file__).parents[3]
 TASKS = ("nmt_de_en", "nmt_en_vi", "nmt_multi30k")
@@ -101,23 +100,24 @@ def test_backends_train_alike(launch, tiny_pairs, tmp_path):
 def test_the_benchmark_can_run_every_part(compose, dropout, part):
     cfg = compose(
         "task=nmt_multi30k", f"dropout={dropout}", "model.hidden_size=8", "train.batch=3", "device=cpu",
-        "task.trial_shape={src_words: 4, tgt_words: 5, src_vocabulary: 20, tgt_vocabulary: 30}",
+        "task.benchmark_shape={src_words: 4, tgt_words: 5, src_vocabulary: 20, tgt_vocabulary: 30}",
     )  # fmt: skip
     assert part in cfg.task.parts
-    iteration = trial(cfg, part)
-    iteration()
-    iteration()
+    one = iteration(cfg, part)
+    one()
+    one()
 
 
 def test_what_dropout_allows(compose):
     """Section 4.2's sizes: 50,000 words, 512 units, p = .3."""
     allowed = {
-        dropout: bound(compose("task=nmt_de_en", f"dropout={dropout}")) for dropout in DROPOUTS
+        dropout: max_speedup(compose("task=nmt_de_en", f"dropout={dropout}"))
+        for dropout in DROPOUTS
     }
     assert allowed["none"] == allowed["nr_random"] == 1
     assert 1.3 < allowed["nr_st"] < allowed["nr_rh_st"] < 1 / 0.7
     parts = {
-        part: bound(compose("task=nmt_de_en", "dropout=nr_st"), part)
+        part: max_speedup(compose("task=nmt_de_en", "dropout=nr_st"), part)
         for part in ("encoder", "projection")
     }
     assert parts["projection"] == pytest.approx(1 / 0.7)
@@ -130,7 +130,7 @@ def test_translate_mode(unbroken, tmp_path):
     arguments = [
         "task=nmt_multi30k",
         "mode=translate",
-        f"src={source}",
+        f"input={source}",
         "translate.max_length=6",
         "device=cpu",
     ]
@@ -145,13 +145,13 @@ def test_translate_mode(unbroken, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "mode=translate needs checkpoint and src"),
+        ([], "mode=translate needs checkpoint and input"),
         (
-            ["checkpoint=nowhere.pt", f"src={ROOT}/README.md"],
+            ["checkpoint=nowhere.pt", f"input={ROOT}/README.md"],
             "checkpoint=nowhere.pt does not exist",
         ),
-        (["checkpoint=nowhere.pt", "src=nowhere.txt"], "nowhere.txt cannot be read"),
-        ([f"checkpoint={ROOT}/README.md", f"src={ROOT}/README.md"], "README.md is damaged"),
+        (["checkpoint=nowhere.pt", "input=nowhere.txt"], "nowhere.txt cannot be read"),
+        ([f"checkpoint={ROOT}/README.md", f"input={ROOT}/README.md"], "README.md is damaged"),
     ],
 )
 def test_what_cannot_be_translated(compose, overrides, message):
@@ -161,7 +161,7 @@ def test_what_cannot_be_translated(compose, overrides, message):
 
 def test_a_checkpoint_of_another_task_is_refused(launch, compose, tiny_text, tmp_path):
     launch(*tiny_text, "task=ptb_small", "train.max_iterations=1", f"run.dir={tmp_path}")
-    overrides = [f"checkpoint={tmp_path}/checkpoint.pt", f"src={ROOT}/README.md"]
+    overrides = [f"checkpoint={tmp_path}/checkpoint.pt", f"input={ROOT}/README.md"]
     with pytest.raises(UsageError, match="is not of a translation model"):
         translate.main(compose("task=nmt_multi30k", "mode=translate", *overrides))
 
@@ -170,9 +170,9 @@ def test_a_mode_that_the_task_does_not_have(compose):
     with pytest.raises(
         UsageError, match="task=nmt_multi30k has no mode=dance: choose train, translate"
     ):
-        task_function(compose("task=nmt_multi30k", "mode=dance"))
+        settings.check(compose("task=nmt_multi30k", "mode=dance"))
     with pytest.raises(UsageError, match="task=ptb_small has no mode=translate: choose train"):
-        task_function(compose("task=ptb_small", "mode=translate"))
+        settings.check(compose("task=ptb_small", "mode=translate"))
 
 
 def test_without_the_extra_the_error_names_it(compose, monkeypatch):
