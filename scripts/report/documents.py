@@ -125,6 +125,7 @@ PARTS: dict[str, Callable[[Material], str]] = {
     "speed": lambda m: summaries.speed(m.timings, m.tables).markdown(),
     "quality": lambda m: summaries.quality(m.groups, m.tables).markdown(),
     "where-it-pays": lambda m: summaries.where_it_pays(m.timings).markdown(),
+    "pays": lambda m: summaries.pays(m.timings),
     "speed-by-task": lambda m: _paragraphs(speed.by_task(m.timings, m.tables, m.root)),
     "speed-by-setting": lambda m: _paragraphs(speed.by_setting(m.timings, m.root)),
     "speed-by-part": lambda m: _paragraphs(speed.parts(m.timings, m.root)),

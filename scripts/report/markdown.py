@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
+
+WIDTH = 100
 
 
 def grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -12,5 +15,9 @@ def grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def commands(lines: Iterable[str]) -> str:
-    """Commands to copy."""
-    return "\n".join(["```", *lines, "```"])
+    """Commands to copy, each on as many lines as it needs."""
+    return "\n".join(["```", *(" \\\n    ".join(_wrapped(line)) for line in lines), "```"])
+
+
+def _wrapped(command: str) -> list[str]:
+    return textwrap.wrap(command, WIDTH - 4, break_long_words=False, break_on_hyphens=False)

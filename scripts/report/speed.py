@@ -128,7 +128,12 @@ def sweeps(timings: list[Timing]) -> dict[tuple[str, str], Sweep]:
             if key in SWEPT:
                 policy = (timing.dropout, timing.precision)
                 found[timing.task, key][float(value)][policy] = timing
-    return found
+    return {place: found[place] for place in sorted(found, key=_sweep_order)}
+
+
+def _sweep_order(place: tuple[str, str]) -> tuple[str, int]:
+    task, key = place
+    return task, list(SWEPT).index(key)
 
 
 def swept_policies(sweep: Sweep) -> list[tuple[str, str]]:

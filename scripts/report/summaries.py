@@ -9,7 +9,7 @@ from scripts.report.benchmarks import Timing, recipes
 from scripts.report.markdown import grid
 from scripts.report.quality import mean_and_error
 from scripts.report.runs import Group, longest, recipe
-from scripts.report.speed import SWEPT, sweeps, swept_policies
+from scripts.report.speed import SWEPT, Sweep, sweeps, swept_policies
 from scripts.report.tables import ABSENT, POLICIES, Table, number
 
 STRUCTURED = ("nr_st", "nr_rh_st")
@@ -59,7 +59,7 @@ def quality(groups: list[Group], tables: list[Table]) -> Summary:
                 seeds = min(len(group.results) for group in chosen)
                 rows.append([f"`{task}`", table.metrics[metric], *cells, epochs, str(seeds)])
     headings = ["`task`", "on the test set", *(f"`{d}`" for d in POLICIES), "epochs", "seeds"]
-    missing = f"Not trained in full yet: {', '.join(lacking)}." if lacking else ""
+    missing = f"Not trained in full yet:\n{', '.join(lacking)}." if lacking else ""
     return Summary(headings, rows, missing)
 
 
@@ -68,10 +68,7 @@ def where_it_pays(timings: list[Timing]) -> Summary:
     rows = []
     for (task, key), sweep in sweeps(timings).items():
         for dropout, precision in swept_policies(sweep):
-            gains = {}
-            for value in sorted(sweep):
-                if timing := sweep[value].get((dropout, precision)):
-                    gains[value] = min(timing.vs_fused, timing.vs_fused_fp32)
+            gains = _gains(sweep, dropout, precision)
             rows.append(
                 [
                     f"`{task}`: {SWEPT[key]}",
@@ -83,6 +80,31 @@ def where_it_pays(timings: list[Timing]) -> Summary:
             )
     headings = ["varied", "`dropout`", "precision", f"{WORTH_IT} or more from", "measured"]
     return Summary(headings, rows)
+
+
+def pays(timings: list[Timing]) -> str:
+    """The same in a sentence."""
+    limits: dict[str, list[str]] = {}
+    for (_, key), sweep in sweeps(timings).items():
+        for dropout, precision in swept_policies(sweep):
+            first = _first_worth(_gains(sweep, dropout, precision))
+            limits.setdefault(f"`{dropout}` in {precision}", []).append(f"{SWEPT[key]} {first}")
+    by_limit: dict[str, list[str]] = {}
+    for policy, found in limits.items():
+        by_limit.setdefault(f"{', '.join(found[:-1])} and {found[-1]}", []).append(policy)
+    tasks = " and ".join(dict.fromkeys(f"`{task}`" for task, _ in sweeps(timings)))
+    clauses = [f"from {limit} on,\n{' and '.join(own)}" for limit, own in by_limit.items()]
+    lines = [f"{tasks} trains at least {WORTH_IT} times as fast as torch's LSTM", *clauses]
+    return "\n".join(lines) + " (one of the three varied at a time)."
+
+
+def _gains(sweep: Sweep, dropout: str, precision: str) -> dict[float, float]:
+    """The speed-up over the fastest of torch's LSTMs, by value."""
+    gains = {}
+    for value in sorted(sweep):
+        if timing := sweep[value].get((dropout, precision)):
+            gains[value] = min(timing.vs_fused, timing.vs_fused_fp32)
+    return gains
 
 
 def _first_worth(gains: dict[float, float]) -> str:
