@@ -32,7 +32,8 @@ VARIANTS: dict[str, list[tuple[str, ...]]] = {
 
 
 class Usage(NamedTuple):
-    """Of one kernel: registers a thread; bytes of static shared memory a block, and of spills a thread."""
+    """Of one kernel: registers a thread, bytes of static shared memory a block, and of spills a
+    thread."""
 
     kernel: str
     registers: int

@@ -110,7 +110,7 @@ def write(rows: dict[str, str]) -> None:
     lines = [
         "# The last nightly checks",
         "",
-        "Made by `make nightly`; [docs/reliability.md](../docs/reliability.md) says what they keep.",
+        "Made by `make nightly`; [docs/reliability.md](../docs/reliability.md) has the promises.",
         "",
         "| check | promise | result | minutes | date | commit | machine |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -7,21 +7,18 @@ A training downloads what it needs by itself; this is for the set that it would 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-import hydra
+import checkout  # noqa: F401
+from hydra.errors import HydraException
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from structured_dropout.experiment.errors import UsageError  # noqa: E402
-from structured_dropout.experiment.inputs import data_folder  # noqa: E402
-from tasks.nmt import data  # noqa: E402
+from scripts.compose import compose
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.inputs import data_folder
+from tasks.nmt import data
 
 
 def main(overrides: list[str]) -> None:
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = hydra.compose("config", overrides)
+    cfg = compose(*overrides)
     if cfg.data.name not in data.SETS:
         raise UsageError(f"data={cfg.data.name} is no parallel set: choose {', '.join(data.SETS)}")
     folder = data_folder(cfg.data)
@@ -33,5 +30,5 @@ def main(overrides: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except UsageError as error:
+    except (UsageError, HydraException) as error:
         sys.exit(f"error: {error}")

@@ -64,7 +64,8 @@ def run_again(command: str, folder: Path) -> dict[str, Any]:
 
 
 def overrides_of(command: str) -> list[str]:
-    """The overrides of a training. A summary may be anybody's: nothing else that it names is run."""
+    """The overrides of a training; whatever else a summary, which may be anybody's, names to run is
+    refused."""
     words = shlex.split(command)
     if words[:2] != ["python", "run.py"] or not all(map(_OVERRIDE.match, words[2:])):
         sys.exit(

@@ -20,13 +20,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., DictConfig]:
     """The configuration that run.py would see for these overrides."""
-    import hydra
-
-    import tasks  # noqa: F401  their schemas
-
-    def compose(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return hydra.compose("config", list(overrides))
+    from scripts.compose import compose
 
     return compose
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf  # noqa: E402
 from running import ROOT, command, stop_after_first_checkpoint  # noqa: E402
 from wandb.proto.wandb_internal_pb2 import Record  # noqa: E402
 
-from scripts import benchmark  # noqa: E402
+from scripts.measure.track import track  # noqa: E402
 
 BLOCK = 32768  # bytes, of the log
 
@@ -107,13 +107,14 @@ def test_a_benchmark_is_found_in_the_offline_run(compose, tmp_path):
         "overrides": "",
         "dropout": "nr_st",
         "backend": "cpu",
+        "precision": "fp32",
         "phase": "fp",
     }
-    benchmark.track([{**row, "median_ms": 12.5}], compose("tracker=wandb").tracker, tmp_path)
+    track([{**row, "median_ms": 12.5}], compose("tracker=wandb").tracker, tmp_path)
     wandb.teardown()
     found = records(tmp_path)
     assert [record.run.job_type for record in found if record.HasField("run")][-1] == "bench"
-    assert summary(found)["ptb_small model nr_st cpu fp"]["median_ms"] == 12.5
+    assert summary(found)["ptb_small model nr_st cpu fp32 fp"]["median_ms"] == 12.5
 
 
 def test_a_sweep_is_a_group(sweep_in, tiny_text, tmp_path):

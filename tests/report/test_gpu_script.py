@@ -1,4 +1,4 @@
-"""What make gpu would run: its commands cannot be run here, but they must be ones that the scripts understand."""
+"""What make gpu would run: its commands cannot be run here, but the scripts must know them."""
 
 import sys
 

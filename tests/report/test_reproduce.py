@@ -1,4 +1,4 @@
-"""A run can be repeated from its summary alone, and a number that does not come out again is told."""
+"""A run can be repeated from its summary alone; a number that does not come out again is told."""
 
 import json
 import subprocess

@@ -1,4 +1,5 @@
-"""The tables hold what results/ gives: the recipe's own runs beside the paper, everything else marked or left out."""
+"""The texts hold what results/ gives: the recipe's own runs beside the paper, everything else
+marked or left out."""
 
 import csv
 import json
@@ -7,8 +8,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from scripts import benchmark, tables
+from scripts.report import benchmarks, documents
+from scripts.report.commands import training
+from scripts.report.runs import Group, Result, flat, groups, longest
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.identity import identity
 
+ROOT = Path(__file__).parents[2]
 MEDIUM = {"valid_perplexity": 88.0, "test_perplexity": 84.0}
 
 
@@ -16,23 +22,31 @@ MEDIUM = {"valid_perplexity": 88.0, "test_perplexity": 84.0}
 def add_run(compose, tmp_path):
     """Put a finished run into results/, as a Run would leave it."""
 
-    def add(*overrides: str, metrics=MEDIUM, status="finished", exact=True) -> Path:
+    def add(*overrides: str, metrics=MEDIUM, status="finished", exact=True, **more: str) -> Path:
         cfg = compose(*overrides)
-        folder = (
-            tmp_path
-            / "runs"
-            / cfg.task.name
-            / cfg.dropout.name
-            / "-".join(overrides).replace("/", "_")
-        )
+        name = "-".join(overrides).replace("/", "_")
+        folder = tmp_path / "results/runs" / cfg.task.name / cfg.dropout.name / name
         folder.mkdir(parents=True)
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
         summary = {
-            "task": cfg.task.name, "dropout": cfg.dropout.name, "backend": "cpu", "seed": cfg.seed, "status": status,
-            "metrics": {"train_loss": 1.0, **metrics}, "planned_epochs": cfg.train.epochs, "epochs": cfg.train.epochs,
-            "iterations": 10, "seconds": 1.0, "ms_per_iteration": 100.0, "data": {"name": "ptb", "exact": exact},
-            "command": "python run.py " + " ".join(overrides), "commit": "c0ffee", "machine": {}, "versions": {},
-        }  # fmt: skip
+            "task": cfg.task.name,
+            "dropout": cfg.dropout.name,
+            "backend": "cpu",
+            "seed": cfg.seed,
+            "status": status,
+            "metrics": {"train_loss": 1.0, **metrics},
+            "planned_epochs": cfg.train.epochs,
+            "epochs": cfg.train.epochs,
+            "iterations": 10,
+            "seconds": 1.0,
+            "ms_per_iteration": 100.0,
+            "data": {"name": "ptb", "exact": exact},
+            "command": " ".join(["python run.py", *overrides]),
+            "commit": "c0ffee",
+            "machine": {},
+            "versions": {},
+            **more,
+        }
         (folder / "summary.json").write_text(json.dumps(summary))
         return folder / "summary.json"
 
@@ -44,8 +58,9 @@ def rows(tmp_path):
     """The rows of a table's CSV, of one task and dropout."""
 
     def rows(name: str, task: str, dropout: str) -> list[dict[str, str]]:
-        tables.write(tmp_path)
-        with open(tmp_path / f"{name}.csv", newline="") as file:
+        (tmp_path / "results").mkdir(exist_ok=True)
+        documents.write(tmp_path)
+        with open(tmp_path / f"results/{name}.csv", newline="") as file:
             return [
                 row
                 for row in csv.DictReader(file)
@@ -57,29 +72,18 @@ def rows(tmp_path):
 
 def add_benchmark(folder: Path, name: str, *timed: tuple, **common: str) -> None:
     """A benchmark's file of (task, dropout, backend, phase, speed-up over dense, over fused)."""
-    (folder / "benchmarks").mkdir(exist_ok=True)
-    with open(folder / "benchmarks" / name, "w", newline="") as file:
-        writer = csv.DictWriter(file, benchmark.COLUMNS)
-        writer.writeheader()
-        for task, dropout, backend, phase, dense, fused in timed:
-            row = {
-                "task": task,
-                "part": "model",
-                "dropout": dropout,
-                "backend": backend,
-                "phase": phase,
-            }
-            row |= {
-                "speedup_vs_dense": dense,
-                "speedup_vs_fused": fused,
-                "threads": 2,
-                "device": "A CPU",
-            }
-            writer.writerow({**row, "date": "2026-01-01", **common})
+    rows = []
+    for task, dropout, backend, phase, dense, fused in timed:
+        row = {"task": task, "part": "model", "dropout": dropout, "backend": backend}
+        row |= {"precision": "fp32", "phase": phase, "median_ms": 8, "p25_ms": 7, "p75_ms": 9}
+        row |= {"speedup_vs_dense": dense, "speedup_vs_fused": fused}
+        row |= {"speedup_vs_fused_fp32": fused, "peak_mb": 100, "threads": 2, "device": "A CPU"}
+        rows.append(row | {"commit": "c0ffee", "date": "2026-01-01", **common})
+    benchmarks.write(folder / "results/benchmarks" / name, rows)
 
 
 def test_the_committed_tables_are_what_the_committed_results_give():
-    tables.check(Path(__file__).parents[2] / "results")
+    documents.check(ROOT)
 
 
 def test_seeds_are_averaged_beside_the_paper(add_run, rows, tmp_path):
@@ -100,8 +104,8 @@ def test_seeds_are_averaged_beside_the_paper(add_run, rows, tmp_path):
     assert float(row["valid_perplexity_sd"]) == pytest.approx(2**0.5, abs=1e-4)
     assert (row["valid_perplexity_paper"], row["test_perplexity_paper"]) == ("86.6", "83.01")
     assert (
-        "| 89.00 ± 1.41 / 86.60 | 85.50 ± 2.12 / 83.01 | 2 |"
-        in (tmp_path / "table1.md").read_text()
+        "| fp32 | 89.00 ± 1.41 / 86.60 | 85.50 ± 2.12 / 83.01 | 39 | 2 |"
+        in (tmp_path / "results/table1.md").read_text()
     )
 
 
@@ -110,8 +114,8 @@ def test_what_was_not_run_is_an_em_dash(rows, tmp_path):
     assert row["test_f1"] == ""
     assert row["test_f1_paper"] == "89.49"
     assert (
-        "| — / 97.64 | — / 89.34 | — / 89.64 | — / 89.49 | — | — / 1.70 |"
-        in (tmp_path / "table3.md").read_text()
+        "| — / 97.64 | — / 89.34 | — / 89.64 | — / 89.49 | — | — | — / 1.70 |"
+        in (tmp_path / "results/table3.md").read_text()
     )
 
 
@@ -134,7 +138,7 @@ def test_a_shorter_training_or_other_data_is_a_marked_row(
     assert (paper["seeds"], paper["valid_perplexity"], paper["notes"]) == ("1", "88.0", "")
     assert (marked["seeds"], marked["valid_perplexity"]) == ("1", "150.0")
     assert note in marked["notes"]
-    assert f"¹ {marked['notes'].split('; ')[0]}\n" in (tmp_path / "table1.md").read_text()
+    assert f"¹ {marked['notes'].split('; ')[0]}\n" in (tmp_path / "results/table1.md").read_text()
 
 
 def test_other_settings_and_trials_are_left_out(add_run, rows):
@@ -186,10 +190,103 @@ def test_each_machine_has_a_row(rows, tmp_path):
 
 
 def test_check_fails_when_a_table_is_not_what_the_results_give(add_run, tmp_path):
-    with pytest.raises(SystemExit, match=r"table1\.md.*: not what results/ gives"):
-        tables.check(tmp_path)
-    tables.write(tmp_path)
-    tables.check(tmp_path)
+    with pytest.raises(UsageError, match=r"table1\.md.*: not what results/ gives"):
+        documents.check(tmp_path)
+    (tmp_path / "results").mkdir()
+    documents.write(tmp_path)
+    documents.check(tmp_path)
     add_run("task=ptb_medium", "dropout=nr_st")
-    with pytest.raises(SystemExit, match=r"table1\.md.*table1\.csv"):
-        tables.check(tmp_path)
+    with pytest.raises(UsageError, match=r"table1\.md.*table1\.csv"):
+        documents.check(tmp_path)
+
+
+def test_two_backends_of_one_seed_count_once(add_run, rows):
+    add_run("task=ptb_medium", "dropout=nr_st", "seed=1", "backend=cpu")
+    add_run("task=ptb_medium", "dropout=nr_st", "seed=1", "backend=dense")
+    (row,) = rows("table1", "ptb_medium", "nr_st")
+    assert (row["seeds"], row["valid_perplexity_sd"]) == ("1", "")
+
+
+def test_a_number_written_in_two_ways_is_one_configuration(add_run, tmp_path):
+    add_run("task=ptb_medium", "dropout=nr_st", "train.clip=7.0")
+    add_run("task=ptb_medium", "dropout=nr_st", "train.clip=7")
+    assert [group.seeds for group in groups(tmp_path / "results/runs")] == [[1]]
+
+
+def test_another_precision_is_a_row_of_its_own(add_run, rows, tmp_path):
+    add_run("task=ptb_medium", "dropout=nr_st")
+    add_run("task=ptb_medium", "dropout=nr_st", "train.epochs=39", precision="bf16")
+    timed = ("ptb_medium", "nr_st", "cpu", "iteration", 2.4, 1.9)
+    add_benchmark(tmp_path, "a.csv", timed, precision="bf16", speedup_vs_fused_fp32="2.8")
+    in_fp32, in_bf16 = rows("table1", "ptb_medium", "nr_st")
+    assert (in_fp32["precision"], in_fp32["seeds"], in_fp32["speedup_vs_fused"]) == (
+        "fp32",
+        "1",
+        "",
+    )
+    assert (in_bf16["precision"], in_bf16["seeds"], in_bf16["notes"]) == ("bf16", "1", "")
+    assert (in_bf16["speedup_vs_fused"], in_bf16["speedup_vs_fused_fp32"]) == ("1.9", "2.8")
+
+
+def test_a_benchmark_without_a_precision_is_in_fp32(tmp_path):
+    add_benchmark(tmp_path, "a.csv", ("ptb_medium", "nr_st", "cpu", "iteration", 1.8, 1.5))
+    path = tmp_path / "results/benchmarks/a.csv"
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(path, "w", newline="") as file:
+        old = [c for c in benchmarks.COLUMNS if c not in ("precision", "speedup_vs_fused_fp32")]
+        writer = csv.DictWriter(file, old, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    (timing,) = benchmarks.timings(tmp_path)
+    assert (timing.precision, timing.vs_fused, timing.vs_fused_fp32) == ("fp32", 1.5, 1.5)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"status": "finished"}'])
+def test_a_damaged_summary_is_named(add_run, tmp_path, content):
+    path = add_run("task=ptb_medium", "dropout=nr_st")
+    path.write_text(content)
+    with pytest.raises(UsageError, match=r"summary\.json is damaged"):
+        documents.texts(tmp_path)
+
+
+def test_parts_of_a_text_are_made_anew_and_the_rest_is_kept(tmp_path):
+    add_benchmark(tmp_path, "a.csv", ("ptb_medium", "nr_st", "cpu", "iteration", 1.8, 1.53))
+    readme = tmp_path / "README.md"
+    text = "before\n<!-- made by scripts/tables.py: speed -->\n1.99\n<!-- end -->\nafter\n"
+    readme.write_text(text)
+    documents.write(tmp_path)
+    made = readme.read_text()
+    assert "| `ptb_medium` | 1.53 | — |" in made
+    assert "1.99" not in made
+    assert made.startswith("before\n<!--")
+    assert made.endswith("<!-- end -->\nafter\n")
+    documents.check(tmp_path)
+    readme.write_text(made.replace("1.53", "1.54"))
+    with pytest.raises(UsageError, match=r"README\.md: not what results/ gives"):
+        documents.check(tmp_path)
+    readme.write_text(text.replace("speed", "sped"))
+    with pytest.raises(UsageError, match="no part sped"):
+        documents.check(tmp_path)
+
+
+def test_the_committed_commands_train_the_committed_runs(compose):
+    """What docs/results.md prints trains the configurations that its numbers are of."""
+    for group in groups(ROOT / "results/runs"):
+        (line,) = training([group])
+        overrides = [word for word in line.split()[2:] if word != "-m"]
+        single = [word.split(",")[0] if word.startswith("seed=") else word for word in overrides]
+        assert flat(identity(compose(*single))) == group.config, line
+
+
+def test_only_policies_that_trained_alike_are_compared():
+    def group(dropout: str, epochs: int, recipe: bool = False) -> Group:
+        differences = () if recipe else (("train.epochs", str(epochs)),)
+        result = Result(Path("x"), {"epochs": epochs}, {}, differences)
+        return Group("ptb_small", dropout, "fp32", differences, [result])
+
+    policies = ("nr_random", "nr_st", "nr_rh_st")
+    three = [group(dropout, 2) for dropout in ("nr_st", "nr_random", "nr_rh_st")]
+    found = [group("nr_st", 13, recipe=True), group("nr_rh_st", 13, recipe=True), *three]
+    assert [(g.dropout, g.epochs) for g in longest(found, policies)] == [(p, 2) for p in policies]
+    assert longest(found[:2], policies) == []

@@ -1,0 +1,213 @@
+"""Times of training iterations, with all contenders in turn in one process."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from typing import Any, NamedTuple
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from scripts.compose import compose
+from scripts.measure.memory import peak_megabytes
+from structured_dropout.experiment import provenance, settings
+from structured_dropout.phases import measure
+
+WARM_UP = 2  # rounds
+# Seconds of a turn, at least: iterations of a few milliseconds then find their data in the cache,
+# as in training.
+TURN = 0.2
+PHASES = ("fp", "bp", "wg", "iteration")
+
+
+class Contender(NamedTuple):
+    """What takes part in a race: a policy, what computes it, and in which precision."""
+
+    dropout: str
+    backend: str
+    precision: str
+
+
+Iteration = Callable[[], object]
+Times = dict[str, list[float]]  # milliseconds by phase, one a round
+
+
+def race(
+    overrides: list[str],
+    dropouts: list[str],
+    backends: list[str],
+    precisions: list[str],
+    rounds: int,
+    part: str = "model",
+    tf32: bool = False,
+) -> list[dict[str, Any]]:
+    """Time every policy on every backend in every precision, and the baselines of each precision.
+
+    The baselines are the task's baseline policy under ``dense`` and under ``fused``; ``fused`` in
+    fp32 always takes part.
+
+    Args:
+        overrides: of ``run.py``, without dropout, backend and precision.
+        rounds: turns of each contender that count, after the warm-up.
+        part: what of the model runs; ``model`` is the whole training iteration.
+        tf32: whether a GPU may compute fp32 products in TF32.
+
+    Returns:
+        A row for each contender's phases, with the columns of the benchmark's file.
+    """
+    base = composed(overrides)
+    device = settings.device(base)
+    _allow_tf32(tf32)
+    configs = {}
+    for precision in dict.fromkeys((*precisions, "fp32")):
+        for backend in ("dense", "fused") if precision in precisions else ("fused",):
+            contender = Contender(base.task.baseline, backend, precision)
+            configs[contender] = composed(overrides, contender)
+    for choice in itertools.product(dropouts, backends, precisions):
+        cfg = composed(overrides, Contender(*choice))
+        policy = settings.policy(cfg, layers=cfg.model.layers)
+        contender = Contender(*choice)._replace(backend=settings.backend(cfg, policy))
+        configs[contender] = cfg
+    peak = {
+        contender: peak_megabytes(partial(build, cfg, part), device)
+        for contender, cfg in configs.items()
+    }
+    iterations = {contender: build(cfg, part) for contender, cfg in configs.items()}
+    times = take_turns(iterations, device, rounds)
+
+    common = {
+        "task": base.task.name,
+        "part": part,
+        "threads": torch.get_num_threads(),
+        "device": _device(device, tf32),
+        "commit": provenance.commit(),
+        "date": date.today().isoformat(),
+        "overrides": " ".join(word for word in overrides if not word.startswith("task=")),
+    }
+    return [
+        {
+            **common,
+            **contender._asdict(),
+            "phase": phase,
+            **spread(milliseconds),
+            **_speedups(times, base.task.baseline, contender, phase),
+            "peak_mb": round(peak[contender]),
+            "max_speedup": max_speedup(configs[contender], part),
+        }
+        for contender, phases in times.items()
+        for phase, milliseconds in phases.items()
+        if phase == "iteration" or contender.backend != "fused"  # which cannot be timed inside
+    ]
+
+
+def composed(overrides: list[str], contender: Contender | None = None) -> DictConfig:
+    """The checked configuration of a contender; without one, of the task as it is."""
+    chosen = [] if contender is None else [f"{k}={v}" for k, v in contender._asdict().items()]
+    cfg = compose(*overrides, *(word for word in chosen if word != "precision=fp32"))
+    settings.check(cfg)
+    return cfg
+
+
+def build(cfg: DictConfig, part: str) -> Iteration:
+    """The task's training iteration, or a part of it."""
+    if cfg.train.threads is not None:
+        torch.set_num_threads(cfg.train.threads)
+    torch.manual_seed(cfg.seed)
+    benchmark = hydra.utils.get_method(cfg.task.benchmark)
+    iteration: Iteration = benchmark(cfg) if part == "model" else benchmark(cfg, part)
+    return iteration
+
+
+def max_speedup(cfg: DictConfig, part: str) -> float | str:
+    """All multiplications over those that dropout leaves, where the task counts them."""
+    if cfg.task.max_speedup is None:
+        return ""
+    allowed: float = hydra.utils.get_method(cfg.task.max_speedup)(cfg, part)
+    return round(allowed, 3)
+
+
+def take_turns(
+    iterations: dict[Contender, Iteration], device: torch.device, rounds: int
+) -> dict[Contender, Times]:
+    """Give every contender its turn in each round.
+
+    Returns:
+        The time of one iteration, the mean of a turn, for each round after the warm-up.
+    """
+    synchronize: Callable[[], None] = lambda: None  # noqa: E731
+    if device.type == "cuda":
+        synchronize = torch.cuda.synchronize
+    times: dict[Contender, Times] = {c: {phase: [] for phase in PHASES} for c in iterations}
+    repeats = dict.fromkeys(iterations, 1)
+    with Console(highlight=False).status("warming up") as status:
+        for turn in range(WARM_UP + rounds):
+            for contender, iterate in iterations.items():
+                status.update(f"round {turn - WARM_UP + 1}/{rounds}: {' '.join(contender)}")
+                synchronize()
+                start = time.perf_counter()
+                with measure(device) as clock:
+                    for _ in range(repeats[contender]):
+                        iterate()
+                synchronize()
+                whole = time.perf_counter() - start
+                seconds = {str(phase): value for phase, value in clock.seconds.items()}
+                seconds["iteration"] = whole
+                if turn >= WARM_UP:
+                    for phase, value in seconds.items():
+                        times[contender][phase].append(value * 1e3 / repeats[contender])
+                else:
+                    repeats[contender] = math.ceil(TURN * repeats[contender] / seconds["iteration"])
+    return times
+
+
+def _speedups(
+    times: dict[Contender, Times], policy: str, contender: Contender, phase: str
+) -> dict[str, float | str]:
+    """Over the baselines; ``fused`` is timed as a whole only."""
+
+    def over(backend: str, precision: str) -> float:
+        baseline = times[Contender(policy, backend, precision)]
+        return paired_speedup(baseline[phase], times[contender][phase])
+
+    whole = phase == "iteration"
+    dense = Contender(policy, "dense", contender.precision) in times
+    return {
+        "speedup_vs_dense": over("dense", contender.precision) if dense else "",
+        "speedup_vs_fused": over("fused", contender.precision) if whole else "",
+        "speedup_vs_fused_fp32": over("fused", "fp32") if whole else "",
+    }
+
+
+def paired_speedup(baseline: list[float], milliseconds: list[float]) -> float:
+    """The median of the ratios of each round, which a machine that slows down hardly moves."""
+    return round(statistics.median(b / x for b, x in zip(baseline, milliseconds, strict=True)), 3)
+
+
+def spread(milliseconds: list[float]) -> dict[str, float]:
+    """The median and the quartiles."""
+    p25, median, p75 = (
+        statistics.quantiles(milliseconds, n=4) if len(milliseconds) > 1 else milliseconds * 3
+    )
+    return {"median_ms": round(median, 2), "p25_ms": round(p25, 2), "p75_ms": round(p75, 2)}
+
+
+def _allow_tf32(tf32: bool) -> None:
+    """torch's defaults differ: cuDNN's LSTM may use TF32, a product may not."""
+    libraries: Any = torch.backends
+    for library in (libraries.cuda.matmul, libraries.cudnn.rnn, libraries.cudnn.conv):
+        library.fp32_precision = "tf32" if tf32 else "ieee"
+
+
+def _device(device: torch.device, tf32: bool) -> str:
+    machine = provenance.machine(device)
+    if "gpu" in machine:
+        return f"{machine['gpu']} {'TF32' if tf32 else 'fp32'}"
+    return f"{machine['cpu']} {machine['simd']}"

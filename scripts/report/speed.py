@@ -1,0 +1,165 @@
+"""The sections on speed: what an iteration takes, and against which baseline."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from scripts.report import commands
+from scripts.report.benchmarks import PHASES, Timing
+from scripts.report.markdown import commands as listing
+from scripts.report.markdown import grid
+from scripts.report.tables import ABSENT, Table, number, policy_order
+
+SWEPT = {
+    "task.rates.nr": "dropout rate",
+    "model.hidden_size": "hidden size",
+    "train.batch": "batch size",
+}
+
+
+def latest(timings: list[Timing]) -> list[Timing]:
+    """Of the tasks as they are, the last timing of each contender."""
+    last: dict[tuple[str, ...], Timing] = {}
+    for timing in sorted(timings, key=lambda t: t.date):
+        if timing.part == "model" and not timing.settings:
+            key = (timing.task, timing.dropout, timing.backend, timing.precision, timing.machine)
+            last[key] = timing
+    return list(last.values())
+
+
+def by_task(timings: list[Timing], tables: list[Table], root: Path) -> Iterator[str]:
+    """A whole training iteration of every task, each contender with its baselines."""
+    rows = [row for table in tables for row in table.rows]
+    order = list(dict.fromkeys(row.task for row in rows))
+    paper = {(row.task, row.dropout): row.paper.get("iteration") for row in rows}
+    shown = latest(timings)
+    shown.sort(
+        key=lambda t: (
+            t.machine,
+            order.index(t.task),
+            t.precision != "fp32",
+            t.skips,
+            policy_order(t.dropout),
+        )
+    )
+    headings = ["`task`", "`dropout`", "`backend`", "precision", "ms (quartiles)"]
+    headings += ["FP", "BP", "WG", "iteration", "over `fused`", "over `fused` in fp32"]
+    headings += ["the paper's iteration", "peak MB"]
+    for machine in dict.fromkeys(timing.machine for timing in shown):
+        yield f"On {machine}:"
+        yield grid(
+            headings,
+            [
+                [
+                    f"`{timing.task}`",
+                    f"`{timing.dropout}`",
+                    f"`{timing.backend}`",
+                    timing.precision,
+                    milliseconds(timing),
+                    *(number(timing.vs_dense.get(phase)) for phase in PHASES),
+                    number(timing.vs_fused),
+                    number(timing.vs_fused_fp32),
+                    number(paper.get((timing.task, timing.dropout)) if timing.skips else None),
+                    str(timing.peak_mb or ABSENT),
+                ]
+                for timing in shown
+                if timing.machine == machine
+            ],
+        )
+    yield listing(_commands(shown, timings, root))
+
+
+def milliseconds(timing: Timing) -> str:
+    """The median of an iteration, and its quartiles."""
+    p25, p75 = timing.quartiles
+    return f"{timing.ms['iteration']:.1f} ({p25:.1f}-{p75:.1f})"
+
+
+def _commands(shown: list[Timing], timings: list[Timing], root: Path) -> list[str]:
+    """Of the files that these timings are from."""
+    paths = dict.fromkeys(timing.path for timing in shown)
+    return [commands.benchmark([t for t in timings if t.path == path], root) for path in paths]
+
+
+def parts(timings: list[Timing], root: Path) -> Iterator[str]:
+    """The parts of a model, where a task times them."""
+    shown = [t for t in timings if t.part != "model" and not t.settings]
+    if not shown:
+        return
+    yield grid(
+        [
+            "`task`",
+            "part",
+            "`dropout`",
+            "`backend`",
+            "precision",
+            "ms (quartiles)",
+            "over `dense`",
+            "over `fused`",
+        ],
+        [
+            [
+                f"`{timing.task}`",
+                timing.part,
+                f"`{timing.dropout}`",
+                f"`{timing.backend}`",
+                timing.precision,
+                milliseconds(timing),
+                number(timing.vs_dense.get("iteration")),
+                number(timing.vs_fused),
+            ]
+            for timing in shown
+        ],
+    )
+    yield listing(_commands(shown, timings, root))
+
+
+Sweep = dict[float, dict[tuple[str, str], Timing]]  # by value, then by policy and precision
+
+
+def sweeps(timings: list[Timing]) -> dict[tuple[str, str], Sweep]:
+    """Where one key alone was varied, by task and key."""
+    found: dict[tuple[str, str], Sweep] = defaultdict(lambda: defaultdict(dict))
+    for timing in timings:
+        if timing.part == "model" and timing.skips and len(timing.settings) == 1:
+            ((key, value),) = timing.settings.items()
+            if key in SWEPT:
+                policy = (timing.dropout, timing.precision)
+                found[timing.task, key][float(value)][policy] = timing
+    return {place: found[place] for place in sorted(found, key=_sweep_order)}
+
+
+def _sweep_order(place: tuple[str, str]) -> tuple[str, int]:
+    task, key = place
+    return task, list(SWEPT).index(key)
+
+
+def swept_policies(sweep: Sweep) -> list[tuple[str, str]]:
+    """Policies and precisions, float32 first, then in the paper's order."""
+    found = {policy for by_policy in sweep.values() for policy in by_policy}
+    return sorted(found, key=lambda policy: (policy[1] != "fp32", policy_order(policy[0])))
+
+
+def by_setting(timings: list[Timing], root: Path) -> Iterator[str]:
+    """A table for each key that was varied."""
+    for (task, key), sweep in sweeps(timings).items():
+        policies = swept_policies(sweep)
+        yield f"### `{task}` by {SWEPT[key]}"
+        headings = [f"`{key}`"]
+        for dropout, precision in policies:
+            headings.append(f"`{dropout}` {precision}")
+            if precision != "fp32":
+                headings.append(f"`{dropout}` {precision}, over fp32")
+        rows = []
+        for value, by_policy in sorted(sweep.items()):
+            cells = [f"{value:g}"]
+            for policy in policies:
+                timing = by_policy.get(policy)
+                cells.append(number(timing and timing.vs_fused))
+                if policy[1] != "fp32":
+                    cells.append(number(timing and timing.vs_fused_fp32))
+            rows.append(cells)
+        yield grid(headings, rows)
+        yield listing(_commands([t for s in sweep.values() for t in s.values()], timings, root))

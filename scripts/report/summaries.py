@@ -1,0 +1,121 @@
+"""The short tables of README and docs/own-models.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from scripts.report.benchmarks import Timing, recipes
+from scripts.report.markdown import grid
+from scripts.report.quality import mean_and_error
+from scripts.report.runs import Group, longest, recipe
+from scripts.report.speed import SWEPT, Sweep, sweeps, swept_policies
+from scripts.report.tables import ABSENT, POLICIES, Table, number
+
+STRUCTURED = ("nr_st", "nr_rh_st")
+WORTH_IT = 1.1  # the smallest speed-up that is called one; the machine's noise is below
+
+
+class Summary(NamedTuple):
+    """A short table, and what to say below it."""
+
+    headings: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        return f"{grid(self.headings, self.rows)}\n\n{self.note}".strip()
+
+
+def speed(timings: list[Timing], tables: list[Table]) -> Summary:
+    """Speed-up of a training iteration over the fastest that torch offers, in each precision."""
+    timed = {(t.task, t.dropout, t.precision): t for t in recipes(timings)}
+    precisions = list(
+        dict.fromkeys(["fp32", *sorted({t.precision for t in timings}, reverse=True)])
+    )
+    rows = []
+    for task in dict.fromkeys(row.task for table in tables for row in table.rows):
+        own = [timed.get((task, d, p)) for p in precisions for d in STRUCTURED]
+        if any(own):
+            fastest = [t and min(t.vs_fused, t.vs_fused_fp32) for t in own]
+            rows.append([f"`{task}`", *map(number, fastest)])
+    headings = ["`task`", *(f"`{d}`, {p}" for p in precisions for d in STRUCTURED)]
+    return Summary(headings, rows, f"Measured on {_machines(timed.values())}.")
+
+
+def quality(groups: list[Group], tables: list[Table]) -> Summary:
+    """Each task's metric under random and structured dropout, after its longest common training."""
+    rows, lacking = [], []
+    for table in tables:
+        metric = next(reversed(table.metrics))
+        for task in dict.fromkeys(row.task for row in table.rows):
+            own = [group for group in groups if group.task == task]
+            chosen = longest(own, POLICIES)
+            if not any(group.dropout in STRUCTURED and not group.differences for group in own):
+                lacking.append(f"`{task}`")
+            if chosen:
+                epochs = f"{chosen[0].epochs} of {recipe(task).train.epochs}"
+                cells = [mean_and_error(group.values(metric)) for group in chosen]
+                seeds = min(len(group.results) for group in chosen)
+                rows.append([f"`{task}`", table.metrics[metric], *cells, epochs, str(seeds)])
+    headings = ["`task`", "on the test set", *(f"`{d}`" for d in POLICIES), "epochs", "seeds"]
+    missing = f"Not trained in full yet:\n{', '.join(lacking)}." if lacking else ""
+    return Summary(headings, rows, missing)
+
+
+def where_it_pays(timings: list[Timing]) -> Summary:
+    """From which rate, hidden size and batch on an iteration is faster than torch's LSTM."""
+    rows = []
+    for (task, key), sweep in sweeps(timings).items():
+        for dropout, precision in swept_policies(sweep):
+            gains = _gains(sweep, dropout, precision)
+            rows.append(
+                [
+                    f"`{task}`: {SWEPT[key]}",
+                    f"`{dropout}`",
+                    precision,
+                    _first_worth(gains),
+                    ", ".join(f"{value:g}: {gain:.2f}" for value, gain in gains.items()),
+                ]
+            )
+    headings = ["varied", "`dropout`", "precision", f"{WORTH_IT} or more from", "measured"]
+    return Summary(headings, rows)
+
+
+def pays(timings: list[Timing]) -> str:
+    """The same in a sentence."""
+    limits: dict[str, list[str]] = {}
+    for (_, key), sweep in sweeps(timings).items():
+        for dropout, precision in swept_policies(sweep):
+            first = _first_worth(_gains(sweep, dropout, precision))
+            limits.setdefault(f"`{dropout}` in {precision}", []).append(f"{SWEPT[key]} {first}")
+    by_limit: dict[str, list[str]] = {}
+    for policy, found in limits.items():
+        by_limit.setdefault(f"{', '.join(found[:-1])} and {found[-1]}", []).append(policy)
+    tasks = " and ".join(dict.fromkeys(f"`{task}`" for task, _ in sweeps(timings)))
+    clauses = [f"from {limit} on,\n{' and '.join(own)}" for limit, own in by_limit.items()]
+    lines = [f"{tasks} trains at least {WORTH_IT} times as fast as torch's LSTM", *clauses]
+    return "\n".join(lines) + " (one of the three varied at a time)."
+
+
+def _gains(sweep: Sweep, dropout: str, precision: str) -> dict[float, float]:
+    """The speed-up over the fastest of torch's LSTMs, by value."""
+    gains = {}
+    for value in sorted(sweep):
+        if timing := sweep[value].get((dropout, precision)):
+            gains[value] = min(timing.vs_fused, timing.vs_fused_fp32)
+    return gains
+
+
+def _first_worth(gains: dict[float, float]) -> str:
+    """The smallest value from which on every one that was measured is worth it."""
+    worth = ABSENT
+    for value, gain in sorted(gains.items(), reverse=True):
+        if gain < WORTH_IT:
+            break
+        worth = f"{value:g}"
+    return worth
+
+
+def _machines(timed: Iterable[Timing]) -> str:
+    return " and ".join(sorted({timing.machine for timing in timed}))

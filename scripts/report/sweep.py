@@ -1,0 +1,85 @@
+"""The end of a sweep: what its runs gave, and which failed and why."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.utils import get_method
+from omegaconf import DictConfig
+
+from scripts.report.comparison import show
+
+
+class Outcome(NamedTuple):
+    """How a job of the sweep ended."""
+
+    job: int
+    overrides: list[str]
+    value: str  # what run.py returned: the path of a summary, or an error
+
+    @property
+    def failed(self) -> bool:
+        return self.value.startswith("error:")
+
+
+class SweepReport(Callback):
+    """Compares a sweep's runs at its end, those that were done before included.
+
+    A job may run in another process, on a copy of this object: its outcome travels through a file.
+    A sweep that is stopped ends with the comparison too, of what it came to.
+
+    Args:
+        then: the dotted name of a function to call at the end, such as one that makes the tables
+            anew; its argument is the folder that has ``results/``.
+    """
+
+    def __init__(self, then: str | None = None) -> None:
+        self._then = then
+        self._outcomes: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._outcomes = folder / f"outcomes-{os.getpid()}.jsonl"
+        self._outcomes.unlink(missing_ok=True)
+        atexit.register(self._compare)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        value = job_return._return_value
+        if self._outcomes is None or not isinstance(value, str) or not value:
+            return  # nothing was trained
+        outcome = Outcome(config.hydra.job.num, list(job_return.overrides or []), value)
+        with open(self._outcomes, "a") as file:
+            file.write(json.dumps(outcome._asdict()) + "\n")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        atexit.unregister(self._compare)
+        failed = self._compare()
+        if self._then:
+            try:
+                get_method(self._then)(Path())
+            except Exception as error:  # Hydra would only warn
+                failed += 1
+                print(f"{self._then}: error: {type(error).__name__}: {error}", file=sys.stderr)
+        if failed:
+            sys.exit(1)
+
+    def _compare(self) -> int:
+        """Show the runs that ended well, name the others; returns how many those are."""
+        assert self._outcomes is not None
+        lines = self._outcomes.read_text().splitlines() if self._outcomes.exists() else []
+        outcomes = sorted((Outcome(**json.loads(line)) for line in lines), key=lambda o: o.job)
+        done = [Path(outcome.value) for outcome in outcomes if not outcome.failed]
+        if done:
+            show(done, speedup=True)
+        failed = [outcome for outcome in outcomes if outcome.failed]
+        for outcome in failed:
+            print(f"{' '.join(outcome.overrides)}: {outcome.value}", file=sys.stderr)
+        return len(failed)
