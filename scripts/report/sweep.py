@@ -15,6 +15,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from scripts.report.comparison import show
+from scripts.report.forecast import forecast
 
 
 class Outcome(NamedTuple):
@@ -50,6 +51,8 @@ class SweepReport(Callback):
         self._outcomes = folder / f"outcomes-{os.getpid()}.jsonl"
         self._outcomes.unlink(missing_ok=True)
         atexit.register(self._compare)
+        if expected := forecast(config):
+            print(expected, flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         value = job_return._return_value
