@@ -62,14 +62,17 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print a benchmark's rows as a table, without the columns that are empty."""
-    columns = [column for column in _SHOWN if any(row.get(column, "") != "" for row in rows)]
-    table = Table(*(column.replace("_", " ") for column in columns))
+    """Print a benchmark's rows as a table; what all of them share stands above it."""
+    values = {column: {str(row.get(column, "")) for row in rows} for column in _SHOWN}
+    shared = [c for c in ("task", "overrides", "part", "precision") if len(values[c]) == 1]
+    columns = [c for c in _SHOWN if c not in shared and values[c] != {""}]
+    title = " ".join(values[column].pop() for column in shared)
+    table = Table(*(column.replace("_", " ") for column in columns), title=title)
     for row in rows:
         cells = (str(row[column]) for column in columns)
         table.add_row(*cells, end_section=row["phase"] == "iteration")
     console = Console()
-    console.width = max(console.width, 170)  # a log file can scroll, a cut number cannot be read
+    console.width = max(console.width, 150)  # a log file can scroll, a cut number cannot be read
     console.print(table)
 
 

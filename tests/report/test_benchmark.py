@@ -1,0 +1,123 @@
+"""A race's rows: who takes part, and over which baseline a speed-up is."""
+
+import pytest
+import torch
+
+from scripts.measure import race as module
+from scripts.measure.memory import peak_megabytes
+from scripts.measure.race import Contender, paired_speedup, race, spread, take_turns
+from scripts.report.benchmarks import COLUMNS, PHASES, file_timings, write
+
+MS = {  # of an iteration; a phase takes a quarter
+    Contender("nr_random", "dense", "fp32"): 80.0,
+    Contender("nr_random", "fused", "fp32"): 60.0,
+    Contender("nr_random", "dense", "bf16"): 40.0,
+    Contender("nr_random", "fused", "bf16"): 30.0,
+    Contender("nr_st", "cpu", "fp32"): 40.0,
+    Contender("nr_st", "cpu", "bf16"): 10.0,
+}
+
+
+@pytest.fixture
+def rows(compose, monkeypatch):
+    """The rows of a race of nr_st in some precisions, of which nothing runs."""
+
+    def of(precisions: list[str]) -> list[dict]:
+        def times(iterations: dict, device: torch.device, rounds: int) -> dict:
+            quarter = dict.fromkeys(PHASES[:3], 0.25) | {"iteration": 1.0}
+            return {
+                contender: {
+                    phase: [MS[contender] * share] * rounds for phase, share in quarter.items()
+                }
+                for contender in iterations
+            }
+
+        def composed(overrides: list[str], contender: Contender | None = None):
+            return compose(*overrides, *([f"dropout={contender.dropout}"] if contender else []))
+
+        monkeypatch.setattr(module, "composed", composed)
+        monkeypatch.setattr(module, "build", lambda cfg, part: None)
+        monkeypatch.setattr(module, "peak_megabytes", lambda build, device: 100.4)
+        monkeypatch.setattr(module, "take_turns", times)
+        return race(["task=ptb_medium"], ["nr_st"], ["cpu"], precisions, rounds=3)
+
+    return of
+
+
+def row(rows: list[dict], contender: tuple[str, ...], phase: str = "iteration") -> dict:
+    keys = ("dropout", "backend", "precision", "phase")
+    (found,) = (row for row in rows if tuple(row[key] for key in keys) == (*contender, phase))
+    return found
+
+
+def test_every_precision_has_its_own_baselines(rows):
+    found = rows(["fp32", "bf16"])
+    assert {(r["dropout"], r["backend"], r["precision"]) for r in found} == set(MS)
+    bf16 = row(found, ("nr_st", "cpu", "bf16"))
+    assert (bf16["speedup_vs_dense"], bf16["speedup_vs_fused"]) == (4.0, 3.0)
+    assert bf16["speedup_vs_fused_fp32"] == 6.0
+    fp32 = row(found, ("nr_st", "cpu", "fp32"))
+    assert (fp32["speedup_vs_dense"], fp32["speedup_vs_fused"]) == (2.0, 1.5)
+    assert fp32["speedup_vs_fused_fp32"] == 1.5
+
+
+def test_torchs_lstm_in_fp32_always_takes_part(rows):
+    found = rows(["bf16"])
+    fused = row(found, ("nr_random", "fused", "fp32"))
+    assert (fused["speedup_vs_dense"], fused["speedup_vs_fused_fp32"]) == ("", 1.0)
+    assert row(found, ("nr_st", "cpu", "bf16"))["speedup_vs_fused_fp32"] == 6.0
+    assert not any(r["backend"] == "dense" and r["precision"] == "fp32" for r in found)
+
+
+def test_phases_are_over_dense_alone(rows):
+    found = rows(["fp32"])
+    fp = row(found, ("nr_st", "cpu", "fp32"), "fp")
+    assert (fp["speedup_vs_dense"], fp["speedup_vs_fused"], fp["speedup_vs_fused_fp32"]) == (
+        2,
+        "",
+        "",
+    )
+    assert not any(r["backend"] == "fused" and r["phase"] != "iteration" for r in found)
+
+
+def test_a_written_race_is_read_again(rows, tmp_path):
+    found = rows(["fp32", "bf16"])
+    assert set(COLUMNS) <= found[0].keys()
+    write(tmp_path / "new" / "bench.csv", found)
+    timings = {
+        (t.dropout, t.backend, t.precision): t for t in file_timings(tmp_path / "new/bench.csv")
+    }
+    assert timings.keys() == set(MS)
+    timing = timings["nr_st", "cpu", "bf16"]
+    assert (timing.ms["iteration"], timing.vs_fused, timing.peak_mb) == (10.0, 3.0, 100)
+
+
+def test_a_speedup_is_the_median_of_paired_ratios():
+    assert paired_speedup([10, 20, 90], [5, 5, 30]) == 3.0
+    assert spread([4.0]) == {"median_ms": 4.0, "p25_ms": 4.0, "p75_ms": 4.0}
+    assert spread([1.0, 2.0, 3.0])["median_ms"] == 2.0
+
+
+def test_contenders_take_turns_after_the_warm_up(monkeypatch):
+    monkeypatch.setattr(module, "TURN", 1e-12)
+    order = []
+    iterations = {
+        contender: lambda contender=contender: order.append(contender) for contender in list(MS)[:2]
+    }
+    times = take_turns(iterations, torch.device("cpu"), rounds=3)
+    assert order == list(iterations) * (module.WARM_UP + 3)
+    assert all(len(phases["iteration"]) == 3 for phases in times.values())
+
+
+def allocate(megabytes: int = 200):
+    return lambda: torch.ones(megabytes * 2**18)
+
+
+def nothing():
+    return lambda: None
+
+
+def test_memory_is_that_of_the_iteration_alone():
+    device = torch.device("cpu")
+    more = peak_megabytes(allocate, device) - peak_megabytes(nothing, device)
+    assert 150 < more < 300
