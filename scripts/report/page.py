@@ -61,7 +61,7 @@ def _inline(text: str) -> str:
 
 
 def _table(table: Table) -> str:
-    headings = ["Model", "Policy", "Precision", *map(_capital, table.metrics.values())]
+    headings = ["Model", "Policy", *map(_capital, table.metrics.values()), "Precision"]
     headings += ["Epochs", "Seeds", *map(_capital, SPEEDUPS.values()), "Machine"]
     head = "".join(
         f'<th scope="col"><button>{escape(heading)}</button></th>' for heading in headings
@@ -85,12 +85,12 @@ def _cells(table: Table, row: Row) -> Iterator[str]:
     notes = "".join(f'<span class="paper">{escape(note)}</span>' for note in row.notes)
     yield f'<td data-value="{escape(row.model)}">{escape(row.model)}{notes}</td>'
     yield _plain(row.dropout)
-    yield _plain(row.precision)
     run = _anchor(row.group) if row.group else ""
     for metric in table.metrics:
         values = row.values(metric)
         mean = statistics.mean(values) if values else None
         yield _number(mean, spread(values), row.paper.get(metric), run)
+    yield _plain(row.precision)
     yield _plain(row.epochs or "")
     yield _plain(row.seeds or "")
     timed = _file_anchor(row.timing.path) if row.timing else ""
