@@ -83,7 +83,7 @@ def where_it_pays(timings: list[Timing]) -> Summary:
 
 
 def pays(timings: list[Timing]) -> str:
-    """The same in a sentence."""
+    """The same in a few words."""
     limits: dict[str, list[str]] = {}
     for (_, key), sweep in sweeps(timings).items():
         for dropout, precision in swept_policies(sweep):
@@ -91,11 +91,13 @@ def pays(timings: list[Timing]) -> str:
             limits.setdefault(f"`{dropout}` in {precision}", []).append(f"{SWEPT[key]} {first}")
     by_limit: dict[str, list[str]] = {}
     for policy, found in limits.items():
-        by_limit.setdefault(f"{', '.join(found[:-1])} and {found[-1]}", []).append(policy)
+        by_limit.setdefault(", ".join(found), []).append(policy)
     tasks = " and ".join(dict.fromkeys(f"`{task}`" for task, _ in sweeps(timings)))
-    clauses = [f"from {limit} on,\n{' and '.join(own)}" for limit, own in by_limit.items()]
-    lines = [f"{tasks} trains at least {WORTH_IT} times as fast as torch's LSTM", *clauses]
-    return "\n".join(lines) + " (one of the three varied at a time)."
+    lines = [f"- from {limit} on: {', '.join(own)}" for limit, own in by_limit.items()]
+    return (
+        f"{tasks}, with one of its keys varied at a time, trains at least {WORTH_IT} times as fast\n"
+        "as with torch's LSTM\n\n" + "\n".join(lines)
+    )
 
 
 def _gains(sweep: Sweep, dropout: str, precision: str) -> dict[float, float]:

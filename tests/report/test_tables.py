@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from scripts.report import benchmarks, documents
+from scripts.report import benchmarks, documents, summaries
 from scripts.report.commands import training
+from scripts.report.quality import precisions
 from scripts.report.runs import Group, Result, flat, groups, longest
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.identity import identity
@@ -290,3 +291,24 @@ def test_only_policies_that_trained_alike_are_compared():
     found = [group("nr_st", 13, recipe=True), group("nr_rh_st", 13, recipe=True), *three]
     assert [(g.dropout, g.epochs) for g in longest(found, policies)] == [(p, 2) for p in policies]
     assert longest(found[:2], policies) == []
+
+
+def test_precisions_are_compared_on_the_seeds_that_both_have(add_run, tmp_path):
+    for seed, perplexity in ((1, 100.0), (2, 102.0), (3, 400.0)):
+        metrics = {"valid_perplexity": 1.0, "test_perplexity": perplexity}
+        add_run("task=ptb_small", "dropout=nr_st", f"seed={seed}", metrics=metrics)
+    for seed, perplexity in ((1, 100.0), (2, 104.02)):
+        metrics = {"valid_perplexity": 1.0, "test_perplexity": perplexity}
+        add_run("task=ptb_small", "dropout=nr_st", f"seed={seed}", "train.epochs=13",
+                metrics=metrics, precision="bf16")  # fmt: skip
+    text = precisions(groups(tmp_path / "results/runs"), "test_perplexity")
+    assert "| `ptb_small` | `nr_st` | 13 | 2 | 101.00 | 102.01 (bf16) | +1.00% |" in text
+
+
+def test_it_pays_from_where_on_every_value_gains(tmp_path):
+    for rate, gain in ((".1", 1.2), (".2", 1.05), (".35", 1.1), (".5", 1.9)):
+        timed = ("ptb_medium", "nr_st", "cpu", "iteration", 3, gain)
+        add_benchmark(tmp_path, f"{rate}.csv", timed, overrides=f"task.rates.nr={rate}")
+    found = benchmarks.timings(tmp_path)
+    assert "- from dropout rate 0.35 on: `nr_st` in fp32" in summaries.pays(found)
+    assert summaries.where_it_pays(found).rows[0][3] == "0.35"
