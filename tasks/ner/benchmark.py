@@ -36,6 +36,7 @@ def iteration(cfg: DictConfig) -> Callable[[], object]:
         policy=policy,
         embedding_dropout=embedding_dropout,
         backend=settings.backend(cfg, policy),
+        char_backend=cfg.backend.name,
     ).to(device)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum, fused=True

@@ -33,12 +33,14 @@ class CharCNN(nn.Module):
         filters: for each of its dimensions.
         width: characters that a filter sees.
         dropout: the rate at which elements of the embeddings are dropped.
+        backend: ``cpu``, the C++ kernel; ``auto``, that where it runs; any other, torch's products.
     """
 
     def __init__(
-        self, characters: int, size: int, filters: int, width: int, dropout: float
+        self, characters: int, size: int, filters: int, width: int, dropout: float, backend: str
     ) -> None:
         super().__init__()
+        self.backend = backend
         self.embedding = nn.Embedding(characters + 1, size, padding_idx=PAD)
         self.dropout = nn.Dropout(dropout)
         self.width = width
@@ -55,7 +57,7 @@ class CharCNN(nn.Module):
         """[W, size * filters] for the characters and windows of W words, as in ``batches.Batch``."""
         x = self.dropout(self.embedding(characters))
         highest: Tensor
-        if x.device.type == "cpu" and _has_kernels():
+        if self.backend == "cpu" or (self.backend == "auto" and _has_kernel(x.device)):
             highest = _ConvolveAndMax.apply(x, self.weight, windows)  # type: ignore[no-untyped-call]
         else:
             highest = _MaxOverWindows.apply(self._convolve(x), windows)  # type: ignore[no-untyped-call]
@@ -70,8 +72,10 @@ class CharCNN(nn.Module):
 
 
 @cache
-def _has_kernels() -> bool:
+def _has_kernel(device: torch.device) -> bool:
     try:
+        if device.type != "cpu":
+            raise RuntimeError("its kernel runs on the CPU")
         operators.load()
     except RuntimeError as reason:
         _log.info("character CNN: by torch's products, not in one pass: %s", reason)

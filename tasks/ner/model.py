@@ -26,6 +26,7 @@ class Tagger(nn.Module):
         frozen: whether they stay so.
         policy: what the BiLSTM (nr, rh) and the projection (output) drop.
         embedding_dropout: the rate at which elements of word and character embeddings are dropped.
+        char_backend: what computes the character CNN; ``backend`` computes the other products.
         generator: what structured masks are drawn from.
     """
 
@@ -40,6 +41,7 @@ class Tagger(nn.Module):
         char_width: int,
         policy: DropoutPolicy,
         backend: str,
+        char_backend: str,
         frozen: bool = False,
         embedding_dropout: float = 0.0,
         generator: torch.Generator | None = None,
@@ -48,7 +50,12 @@ class Tagger(nn.Module):
         self.words = WordEmbedding(vectors, vocabulary.trained, frozen)
         self.dropout = nn.Dropout(embedding_dropout)
         self.characters = CharCNN(
-            len(vocabulary.characters), char_size, char_filters, char_width, embedding_dropout
+            len(vocabulary.characters),
+            char_size,
+            char_filters,
+            char_width,
+            embedding_dropout,
+            char_backend,
         )
         self.lstm = StructuredLSTM(
             vectors.shape[1] + self.characters.output_size,

@@ -55,6 +55,7 @@ def train(cfg: DictConfig) -> None:
             policy=policy,
             embedding_dropout=embedding_dropout,
             backend=backend,
+            char_backend=cfg.backend.name,
             generator=run.generator,
         )
         model.to(run.device)

@@ -20,7 +20,7 @@ from structured_dropout.derivatives import differentiable_once
 from structured_dropout.masks import Packing
 from structured_dropout.phases import phase
 from structured_dropout.steps import StepLinear, gradient_slot
-from tasks.nmt.masks import Masks, factors
+from tasks.nmt.masks import Masks, StepDropout
 
 
 class Attention:
@@ -64,12 +64,11 @@ class Attention:
         self._slots: tuple[Tensor, ...] = _MemoryGradient.apply(keys, values, steps)
         query_mask = masks.query and masks.query.applied()
         self._from_query = StepLinear(w_query.contiguous(), None, query_mask, steps, batch, backend)
-        self._keep = factors(masks.query, steps, batch, hidden, memory)
+        self._dropped = StepDropout(masks.query, memory.new_ones(1).expand(steps, batch, hidden))
 
     def __call__(self, h: Tensor, step: int) -> Tensor:
         """[batch, hidden] for the decoder's last hidden state h [batch, hidden]."""
-        if self._keep is not None:
-            h = h * self._keep[step]
+        h = self._dropped(h, step)
         context: Tensor = _Read.apply(h, *self._memory, *self._slots[4 * step : 4 * step + 4])
         return torch.tanh(context + self._from_query(h, step))
 

@@ -73,6 +73,16 @@ def dropped(x: Tensor, mask: Mask | None) -> Tensor:
     )
 
 
-def factors(mask: Mask | None, steps: int, batch: int, units: int, like: Tensor) -> Tensor | None:
-    """What the steps are multiplied with [steps, batch, units]."""
-    return None if mask is None else dropped(like.new_ones(steps, batch, units), mask)
+class StepDropout:
+    """Dropout of one step a call, by a mask that was drawn ahead for the whole sentence.
+
+    Args:
+        ones: [steps, batch, units], of the dtype and device of what is dropped.
+    """
+
+    def __init__(self, mask: Mask | None, ones: Tensor) -> None:
+        self._factors = None if mask is None else dropped(ones, mask)
+
+    def __call__(self, x: Tensor, step: int) -> Tensor:
+        """x [batch, units] after dropout."""
+        return x if self._factors is None else x * self._factors[step]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from structured_dropout import Case, DropoutPolicy, StructuredLinear, StructuredLSTM
 from tasks.nmt.batches import Vocabulary
+from tasks.nmt.decoder import decode
 from tasks.nmt.masks import Masks, dropped
-from tasks.nmt.unroll import unroll
 
 State = tuple[Tensor, Tensor]
 
@@ -109,7 +109,7 @@ class StructuredModel(TranslationModel):
     def decode(
         self, tgt: Tensor, lengths: Tensor, state: State, memory: Tensor, masks: Masks
     ) -> Tensor:
-        return unroll(self.decoder, tgt, lengths, state, memory, masks, self.backend)
+        return decode(self.decoder, tgt, lengths, state, memory, masks, self.backend)
 
     def project(self, outputs: Tensor, masks: Masks) -> Tensor:
         return self.generator[0](outputs, masks.output and masks.output.applied())

@@ -21,8 +21,9 @@ from structured_dropout.experiment.run import Run
 from structured_dropout.loss import cross_entropy_
 from tasks.nmt import data
 from tasks.nmt.batches import Passes, Stretch, Vocabulary
+from tasks.nmt.evaluate import bleu, signature
 from tasks.nmt.model import TranslationModel, build
-from tasks.nmt.translate import bleu, signature, translate
+from tasks.nmt.translate import translate
 
 
 def train(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Translation and its BLEU: OpenNMT-py's beam search, sacrebleu."""
+"""Translation by OpenNMT-py's beam search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from omegaconf import DictConfig
 from onmt import inputters
 from onmt.translate import GNMTGlobalScorer, Translator
-from sacrebleu.metrics import BLEU
 from torch import nn
 
 from structured_dropout import DropoutPolicy
@@ -18,8 +17,6 @@ from structured_dropout.experiment.errors import UsageError
 from tasks.nmt import data
 from tasks.nmt.batches import Vocabulary
 from tasks.nmt.model import TranslationModel, build
-
-_metric = BLEU(tokenize="none", force=True)  # the text is tokenised, and force says not to mind
 
 
 def main(cfg: DictConfig) -> None:
@@ -91,16 +88,6 @@ def translate(
         for i, (line, *_) in zip(batch, best, strict=True):
             translations[i] = line
     return translations
-
-
-def bleu(translations: list[str], references: list[str]) -> float:
-    """Corpus BLEU in percent."""
-    return float(_metric.corpus_score(translations, [references]).score)
-
-
-def signature() -> str:
-    """What sacrebleu computed, for others to repeat; known once it has computed something."""
-    return str(_metric.get_signature())
 
 
 def _translator(model: nn.Module, vocabulary: Vocabulary, beam: int) -> Translator:

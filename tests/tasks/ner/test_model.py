@@ -1,6 +1,7 @@
 """The model against definitions: each sentence on its own, every tag sequence counted, a convolution by torch."""
 
 import itertools
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ def tagger(policy=None, **options) -> Tagger:
         **sizes,
         policy=policy or DropoutPolicy(),
         backend="dense",
+        char_backend="dense",
         **options,
     )
     for parameter in model.crf.parameters():  # far from zero, where a mistake would not show
@@ -71,14 +73,13 @@ def test_only_sequences_of_the_scheme_are_decoded():
             assert all(may_follow(a, b, "IOBES") for a, b in itertools.pairwise(tags))
 
 
-@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize("backend", ["cpu", "dense"])
 @pytest.mark.parametrize(("width", "filters"), [(1, 3), (2, 8), (3, 30), (4, 17)])
-def test_the_character_cnn_is_a_grouped_convolution(width, filters, one_pass, monkeypatch):
-    if one_pass and not char_cnn._has_kernels():
+def test_the_character_cnn_is_a_grouped_convolution(width, filters, backend):
+    if backend == "cpu" and not char_cnn._has_kernel(torch.device("cpu")):
         pytest.skip("the kernels cannot be built here")
-    monkeypatch.setattr(char_cnn, "_has_kernels", lambda: one_pass)
     torch.manual_seed(0)
-    cnn = CharCNN(5, size=4, filters=filters, width=width, dropout=0.5).double().eval()
+    cnn = CharCNN(5, 4, filters, width, dropout=0.5, backend=backend).double().eval()
     conv = nn.Conv1d(4, 4 * filters, width, groups=4, padding=width - 1, dtype=torch.float64)
     with torch.no_grad():
         conv.weight.copy_(cnn.weight.transpose(1, 2).reshape(4 * filters, 1, width))
@@ -115,10 +116,10 @@ def test_the_character_cnn_is_a_grouped_convolution(width, filters, one_pass, mo
 
 def test_of_equal_windows_the_first_has_the_gradient():
     """In one pass and by torch's products; whole numbers, so that windows are equal exactly."""
-    if not char_cnn._has_kernels():
+    if not char_cnn._has_kernel(torch.device("cpu")):
         pytest.skip("the kernels cannot be built here")
     torch.manual_seed(0)
-    cnn = CharCNN(5, size=4, filters=6, width=WIDTH, dropout=0.0)
+    cnn = CharCNN(5, 4, 6, WIDTH, dropout=0.0, backend="cpu")
     windows = torch.tensor([3, 1, 9, 5])
     x = torch.randint(2, (18 + WIDTH - 1, 4)).float()
     cnn.weight.data = torch.randint(-1, 2, cnn.weight.shape).float()
@@ -138,6 +139,28 @@ def test_of_equal_windows_the_first_has_the_gradient():
         torch.autograd.grad(
             char_cnn._ConvolveAndMax.apply(leaf, cnn.weight, windows).sum(), leaf, create_graph=True
         )
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu", "dense", "fused", "compact"])
+def test_the_character_cnn_obeys_the_backend(backend, monkeypatch):
+    called = []
+    monkeypatch.setattr(char_cnn, "_has_kernel", lambda device: True)
+    for name in ("_ConvolveAndMax", "_MaxOverWindows"):
+        monkeypatch.setattr(char_cnn, name, Recorded(name, called))
+    cnn = CharCNN(5, 4, 6, WIDTH, dropout=0.0, backend=backend)
+    cnn(torch.tensor([0, 0, 1, 0, 0]), torch.tensor([3]))
+    assert called == ["_ConvolveAndMax" if backend in ("auto", "cpu") else "_MaxOverWindows"]
+
+
+class Recorded(NamedTuple):
+    """Stands for an autograd function and notes that it was applied."""
+
+    name: str
+    called: list[str]
+
+    def apply(self, *arguments):
+        self.called.append(self.name)
+        return torch.zeros(1, 24)
 
 
 def test_a_sentence_does_not_see_its_batch():

@@ -1,0 +1,107 @@
+"""The decoder over a target sentence, on OpenNMT's parameters, skipping what was dropped.
+
+With input feeding a step reads the attentional output of the step before, so the sentence cannot be
+one call. What its loop is spared: the words' part of the first layer, and the attention's products
+with the memory, are done for the whole sentence ahead; every weight gradient is one product after
+it (``StepLinear``).
+"""
+
+from __future__ import annotations
+
+import torch
+from onmt.decoders.decoder import InputFeedRNNDecoder
+from torch import Tensor
+
+from structured_dropout import backends
+from structured_dropout.masks import Packing
+from structured_dropout.steps import StepLinear, lstm_cell
+from tasks.nmt.attention import Attention
+from tasks.nmt.masks import Masks, StepDropout
+
+
+def decode(
+    decoder: InputFeedRNNDecoder,
+    tgt: Tensor,
+    lengths: Tensor,
+    state: tuple[Tensor, Tensor],
+    memory: Tensor,
+    masks: Masks,
+    backend: str,
+) -> Tensor:
+    """The attentional outputs [tgt_len, batch, hidden_size] after dropout.
+
+    Args:
+        tgt: ids [tgt_len, batch, 1].
+        lengths: of the source sentences [batch].
+        state: of the encoder: h and c [layers, batch, hidden_size].
+        memory: [src_len, batch, hidden_size], dropped already.
+        backend: by name, as ``backends.resolve`` returned it.
+    """
+    cell = DecoderCell(decoder, tgt, masks, backend)
+    attention = Attention(decoder.attn, memory, lengths, masks, len(tgt), backend)
+    dropped = StepDropout(
+        masks.output, memory.new_ones(1).expand(*tgt.shape[:2], decoder.hidden_size)
+    )
+    h, c = (list(part.unbind()) for part in state)
+    output, outputs = None, []
+    for t in range(len(tgt)):
+        h, c = cell(t, output, h, c)
+        output = dropped(attention(h[-1], t), t)
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+class DecoderCell:
+    """The decoder's LSTM cells, one above the other, prepared for one target sentence.
+
+    Args:
+        tgt: ids [tgt_len, batch, 1].
+        backend: by name, as ``backends.resolve`` returned it.
+    """
+
+    def __init__(
+        self, decoder: InputFeedRNNDecoder, tgt: Tensor, masks: Masks, backend: str
+    ) -> None:
+        steps, batch, _ = tgt.shape
+        first, *others = layers = decoder.rnn.layers
+        size = decoder.embeddings.embedding_size
+        w_words, w_feed = first.weight_ih[:, :size], first.weight_ih[:, size:]
+        from_words = backends.get(backend).linear(
+            decoder.embeddings(tgt).flatten(0, 1),
+            w_words.contiguous(),
+            first.bias_ih + first.bias_hh,
+            masks.nr[0],
+            Packing.padded(steps, batch),
+        )
+        self._from_words = from_words.view(steps, batch, -1).unbind()
+        fed = masks.output and masks.output.applied()
+        self._from_feed = StepLinear(w_feed.contiguous(), None, fed, steps, batch, backend)
+        self._from_below = [
+            StepLinear(layer.weight_ih, layer.bias_ih + layer.bias_hh, mask, steps, batch, backend)
+            for layer, mask in zip(others, masks.nr[1:], strict=True)
+        ]
+        self._from_before = [
+            StepLinear(layer.weight_hh, None, mask, steps, batch, backend)
+            for layer, mask in zip(layers, masks.rh, strict=True)
+        ]
+
+    def __call__(
+        self, step: int, feed: Tensor | None, h: list[Tensor], c: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """h and c of each layer [batch, hidden_size] after this step.
+
+        Args:
+            feed: the attentional output of the step before after dropout; None in the first step.
+            h, c: after the step before.
+        """
+        from_feed = [] if feed is None else [self._from_feed(feed, step - 1)]
+        gates = [self._from_words[step], self._from_before[0](h[0], step), *from_feed]
+        states = [lstm_cell(c[0], *gates)]
+        for layer in range(1, len(h)):
+            below, _ = states[-1]
+            gates = [
+                self._from_below[layer - 1](below, step),
+                self._from_before[layer](h[layer], step),
+            ]
+            states.append(lstm_cell(c[layer], *gates))
+        return [h for h, _ in states], [c for _, c in states]
