@@ -95,7 +95,7 @@ def pays(timings: list[Timing]) -> str:
     tasks = " and ".join(dict.fromkeys(f"`{task}`" for task, _ in sweeps(timings)))
     lines = [f"- from {limit} on: {', '.join(own)}" for limit, own in by_limit.items()]
     return (
-        f"{tasks}, with one of its keys varied at a time, trains at least {WORTH_IT} times as fast\n"
+        f"{tasks}, one of its keys varied at a time, trains at least {WORTH_IT} times as fast\n"
         "as with torch's LSTM\n\n" + "\n".join(lines)
     )
 
