@@ -24,7 +24,7 @@ class StepLinear:
     """y_t = (x_t * mask_t) weight^T + bias over one sequence, a step a call.
 
     Args:
-        weight, bias: [out, in] and [out]; bias may be None.
+        weight, bias: [out, in] and [out]; bias may be None. The products are in the weight's dtype.
         mask: drawn ahead for the whole sequence; None if nothing is dropped.
         steps, batch: of the sequence; a step that is never called, or whose y is not used,
             contributes nothing to WG.
@@ -50,7 +50,7 @@ class StepLinear:
         self._slots = dict(enumerate(zip(slots[::2], slots[1::2], strict=True)))
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """y [batch, out] for x [batch, in].
+        """y [batch, out] for x [batch, in] of any dtype.
 
         Raises:
             ValueError: the sequence has no such step, or it was called before.
@@ -59,7 +59,9 @@ class StepLinear:
         if slots is None:
             raise ValueError(f"step {step} was called before, or is not one of the sequence")
         mask = None if self._mask is None else self._mask.at(step)
-        y: Tensor = _Step.apply(x, *slots, self._weight, self._bias, mask, self._backend)  # type: ignore[no-untyped-call]
+        y: Tensor = _Step.apply(
+            x.to(self._weight.dtype), *slots, self._weight, self._bias, mask, self._backend
+        )  # type: ignore[no-untyped-call]
         return y
 
 
@@ -77,8 +79,8 @@ def lstm_cell(c: Tensor, *gates: Tensor) -> tuple[Tensor, Tensor]:
     """h and c [batch, hidden] after a step (paper, eq. 1-6).
 
     Args:
-        c: of the step before.
-        gates: [batch, 4 * hidden] each; their sum is what the gates are of.
+        c: of the step before; everything is computed in its dtype.
+        gates: [batch, 4 * hidden] each, of any dtype; their sum is what the gates are of.
     """
     h, c = _Cell.apply(c, *gates)  # type: ignore[no-untyped-call]
     return h, c
@@ -149,7 +151,10 @@ class _Cell(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, c: Tensor, *gates: Tensor) -> tuple[Tensor, Tensor]:
         with phase("fp"):
-            total = gates[0].clone() if len(gates) == 1 else gates[0] + gates[1]
+            if len(gates) == 1:
+                total = gates[0].to(c.dtype, copy=True)
+            else:
+                total = gates[0].to(c.dtype) + gates[1]
             for part in gates[2:]:
                 total += part
             hidden = c.shape[1]

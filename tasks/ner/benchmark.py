@@ -43,4 +43,5 @@ def iteration(cfg: DictConfig) -> Callable[[], object]:
     )
     sentences = [encode(vocabulary, rng.choices(words, k=_LENGTH)) for _ in range(cfg.train.batch)]
     batch = collate(sentences, cfg.model.char_width).to(device)
-    return lambda: step(model, optimizer, batch, cfg.train.clip)
+    autocast = settings.autocast(cfg)
+    return lambda: step(model, optimizer, batch, cfg.train.clip, autocast)

@@ -77,11 +77,11 @@ class Tagger(nn.Module):
         _forbid(self.crf, vocabulary.tags)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Scores [T, B, tags] of each word's tags."""
+        """Scores [T, B, tags] of each word's tags, in float32 for the CRF."""
         words = self.dropout(self.words(batch.words))
         x = torch.cat((words, self.characters(batch.characters, batch.windows)), dim=1)
         h, _ = self.lstm(PackedSequence(x, batch.sizes))
-        return self.projection(pad_packed_sequence(h)[0])
+        return self.projection(pad_packed_sequence(h)[0]).float()
 
     def loss(self, batch: Batch) -> Tensor:
         """The negative log-likelihood of all tags of the batch, summed."""

@@ -54,7 +54,8 @@ def main(cfg: DictConfig) -> None:
             len(words),
         )
     model.to(settings.device(cfg))
-    predicted = predict(model, vocabulary, [encode(vocabulary, words) for words in sentences])
+    with settings.autocast(cfg):
+        predicted = predict(model, vocabulary, [encode(vocabulary, words) for words in sentences])
     for words, tags in zip(sentences, predicted, strict=True):
         print(conll.write(words, tags), end="")
 

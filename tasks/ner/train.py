@@ -70,14 +70,18 @@ def train(cfg: DictConfig) -> None:
             groups = shuffled(training, cfg.train.batch, random.Random(f"{cfg.seed} {epoch}"))
             model.train()
             for batch in run.iterations(Batches(training, groups, cfg.model.char_width)):
-                loss = step(model, optimizer, batch.to(run.device), cfg.train.clip)
+                loss = step(model, optimizer, batch.to(run.device), cfg.train.clip, run.autocast)
                 run.record(loss / len(batch.words), units=len(batch.words))
-            f1 = score(predict(model, vocabulary, valid), corpus.valid)["f1"]
+            with run.autocast:
+                predicted = predict(model, vocabulary, valid)
+            f1 = score(predicted, corpus.valid)["f1"]
             best.update(f1)
             run.end_epoch(valid_f1=f1)
 
         best.restore()
-        scores = score(predict(model, vocabulary, test), corpus.test)
+        with run.autocast:
+            predicted = predict(model, vocabulary, test)
+        scores = score(predicted, corpus.test)
         run.finish(
             valid_f1=best.metric, **{f"test_{name}": value for name, value in scores.items()}
         )
@@ -99,9 +103,16 @@ def dropout(cfg: DictConfig) -> tuple[DropoutPolicy, float]:
     return replace(policy, nr=None), policy.nr.rate()
 
 
-def step(model: Tagger, optimizer: torch.optim.Optimizer, batch: Batch, clip: float) -> Tensor:
+def step(
+    model: Tagger,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    clip: float,
+    autocast: torch.autocast,
+) -> Tensor:
     """One iteration; returns the loss of all sentences together."""
-    loss = model.loss(batch)
+    with autocast:
+        loss = model.loss(batch)
     optimizer.zero_grad()
     (loss / batch.sentences).backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip)

@@ -28,7 +28,7 @@ class Attention:
 
     Args:
         attn: OpenNMT's module.
-        memory: [src_len, batch, hidden_size], dropped already.
+        memory: [src_len, batch, hidden_size], dropped already; the products are in its dtype.
         lengths: of the source sentences [batch].
         steps: of the target sentence.
         backend: by name.
@@ -63,14 +63,16 @@ class Attention:
         self._memory = keys.detach(), values.detach(), ~sequence_mask(lengths, src_len).unsqueeze(1)
         self._slots: tuple[Tensor, ...] = _MemoryGradient.apply(keys, values, steps)
         query_mask = masks.query and masks.query.applied()
-        self._from_query = StepLinear(w_query.contiguous(), None, query_mask, steps, batch, backend)
-        self._dropped = StepDropout(masks.query, memory.new_ones(1).expand(steps, batch, hidden))
+        w_query = w_query.to(memory.dtype).contiguous()
+        self._from_query = StepLinear(w_query, None, query_mask, steps, batch, backend)
+        ones = attn.linear_out.weight.new_ones(1)
+        self._dropped = StepDropout(masks.query, ones.expand(steps, batch, hidden))
 
     def __call__(self, h: Tensor, step: int) -> Tensor:
         """[batch, hidden] for the decoder's last hidden state h [batch, hidden]."""
         h = self._dropped(h, step)
         context: Tensor = _Read.apply(h, *self._memory, *self._slots[4 * step : 4 * step + 4])
-        return torch.tanh(context + self._from_query(h, step))
+        return torch.tanh(context.to(h.dtype) + self._from_query(h, step))
 
 
 class _MemoryGradient(torch.autograd.Function):
@@ -99,7 +101,7 @@ class _Read(torch.autograd.Function):
     def forward(
         ctx: Any, h: Tensor, keys: Tensor, values: Tensor, padding: Tensor, *slots: Tensor
     ) -> Tensor:
-        h = h.unsqueeze(1)
+        h = h.unsqueeze(1).to(keys.dtype)
         with phase("fp"):
             scores = h @ keys.transpose(1, 2)
             weights = scores.masked_fill_(padding, -torch.inf).softmax(dim=2)

@@ -21,7 +21,8 @@ def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
         part: ``encoder``, ``decoder`` or ``projection``; ``model`` is all of them.
     """
     policy = settings.policy(cfg, layers=cfg.model.layers)
-    device, shape, batch = settings.device(cfg), cfg.task.benchmark_shape, cfg.train.batch
+    device, autocast = settings.device(cfg), settings.autocast(cfg)
+    shape, batch = cfg.task.benchmark_shape, cfg.train.batch
     vocabulary = made_up_vocabulary(shape.src_vocabulary, shape.tgt_vocabulary)
     model = build(vocabulary, **cfg.model, policy=policy, backend=settings.backend(cfg, policy)).to(
         device
@@ -33,27 +34,34 @@ def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
     lengths = torch.full((batch,), shape.src_words, device=device)
     if part == "model":
         optimizer = build_optimizer(model, cfg.train)
-        return lambda: step(model, optimizer, src, lengths, tgt)
+        return lambda: step(model, optimizer, src, lengths, tgt, autocast)
 
     words = tgt[:-1]
     masks = model.draw_masks(len(src), len(words), batch)
-    state, memory = model.encode(src, lengths, masks)
-    outputs = model.decode(words, lengths, state, memory, masks)
+    with autocast:
+        state, memory = model.encode(src, lengths, masks)
+        outputs = model.decode(words, lengths, state, memory, masks)
     h, c, memory, outputs = (x.detach().requires_grad_() for x in (*state, memory, outputs))
 
     def encoder() -> None:
         model.zero_grad()
-        (h_n, c_n), y = model.encode(src, lengths, model.draw_masks(len(src), len(words), batch))
+        masks = model.draw_masks(len(src), len(words), batch)
+        with autocast:
+            (h_n, c_n), y = model.encode(src, lengths, masks)
         torch.autograd.backward((h_n, c_n, y), (h, c, memory))
 
     def decoder() -> None:
         model.zero_grad()
         masks = model.draw_masks(len(src), len(words), batch)
-        torch.autograd.backward(model.decode(words, lengths, (h, c), memory, masks), outputs)
+        with autocast:
+            decoded = model.decode(words, lengths, (h, c), memory, masks)
+        torch.autograd.backward(decoded, outputs)
 
     def projection() -> None:
         model.zero_grad()
-        logits = model.project(outputs, model.draw_masks(len(src), len(words), batch))
+        masks = model.draw_masks(len(src), len(words), batch)
+        with autocast:
+            logits = model.project(outputs, masks)
         negative_log_likelihood(model, logits, tgt).backward()
 
     return {"encoder": encoder, "decoder": decoder, "projection": projection}[part]

@@ -13,7 +13,7 @@ from onmt.decoders.decoder import InputFeedRNNDecoder
 from torch import Tensor
 
 from structured_dropout import backends
-from structured_dropout.masks import Packing
+from structured_dropout.masks import Mask, Packing
 from structured_dropout.steps import StepLinear, lstm_cell
 from tasks.nmt.attention import Attention
 from tasks.nmt.masks import Masks, StepDropout
@@ -27,6 +27,7 @@ def decode(
     memory: Tensor,
     masks: Masks,
     backend: str,
+    dtype: torch.dtype,
 ) -> Tensor:
     """The attentional outputs [tgt_len, batch, hidden_size] after dropout.
 
@@ -36,11 +37,12 @@ def decode(
         state: of the encoder: h and c [layers, batch, hidden_size].
         memory: [src_len, batch, hidden_size], dropped already.
         backend: by name, as ``backends.resolve`` returned it.
+        dtype: of the products; states, gates and what is returned have that of the parameters.
     """
-    cell = DecoderCell(decoder, tgt, masks, backend)
-    attention = Attention(decoder.attn, memory, lengths, masks, len(tgt), backend)
+    cell = DecoderCell(decoder, tgt, masks, backend, dtype)
+    attention = Attention(decoder.attn, memory.to(dtype), lengths, masks, len(tgt), backend)
     dropped = StepDropout(
-        masks.output, memory.new_ones(1).expand(*tgt.shape[:2], decoder.hidden_size)
+        masks.output, state[1].new_ones(1).expand(*tgt.shape[:2], decoder.hidden_size)
     )
     h, c = (list(part.unbind()) for part in state)
     output, outputs = None, []
@@ -57,17 +59,27 @@ class DecoderCell:
     Args:
         tgt: ids [tgt_len, batch, 1].
         backend: by name, as ``backends.resolve`` returned it.
+        dtype: of the products.
     """
 
     def __init__(
-        self, decoder: InputFeedRNNDecoder, tgt: Tensor, masks: Masks, backend: str
+        self,
+        decoder: InputFeedRNNDecoder,
+        tgt: Tensor,
+        masks: Masks,
+        backend: str,
+        dtype: torch.dtype,
     ) -> None:
         steps, batch, _ = tgt.shape
+
+        def linear(weight: Tensor, bias: Tensor | None, mask: Mask | None) -> StepLinear:
+            return StepLinear(weight.to(dtype), bias, mask, steps, batch, backend)
+
         first, *others = layers = decoder.rnn.layers
         size = decoder.embeddings.embedding_size
         w_words, w_feed = first.weight_ih[:, :size], first.weight_ih[:, size:]
         from_words = backends.get(backend).linear(
-            decoder.embeddings(tgt).flatten(0, 1),
+            decoder.embeddings(tgt).flatten(0, 1).to(dtype),
             w_words.contiguous(),
             first.bias_ih + first.bias_hh,
             masks.nr[0],
@@ -75,13 +87,13 @@ class DecoderCell:
         )
         self._from_words = from_words.view(steps, batch, -1).unbind()
         fed = masks.output and masks.output.applied()
-        self._from_feed = StepLinear(w_feed.contiguous(), None, fed, steps, batch, backend)
+        self._from_feed = linear(w_feed.contiguous(), None, fed)
         self._from_below = [
-            StepLinear(layer.weight_ih, layer.bias_ih + layer.bias_hh, mask, steps, batch, backend)
+            linear(layer.weight_ih, layer.bias_ih + layer.bias_hh, mask)
             for layer, mask in zip(others, masks.nr[1:], strict=True)
         ]
         self._from_before = [
-            StepLinear(layer.weight_hh, None, mask, steps, batch, backend)
+            linear(layer.weight_hh, None, mask)
             for layer, mask in zip(layers, masks.rh, strict=True)
         ]
 

@@ -15,7 +15,14 @@ from onmt.modules import Embeddings
 from onmt.modules.util_class import Cast
 from torch import Tensor, nn
 
-from structured_dropout import Case, DropoutPolicy, StructuredLinear, StructuredLSTM
+from structured_dropout import (
+    Case,
+    DropoutPolicy,
+    StructuredLinear,
+    StructuredLSTM,
+    backends,
+    precision,
+)
 from tasks.nmt.batches import Vocabulary
 from tasks.nmt.decoder import decode
 from tasks.nmt.masks import Masks, dropped
@@ -109,7 +116,11 @@ class StructuredModel(TranslationModel):
     def decode(
         self, tgt: Tensor, lengths: Tensor, state: State, memory: Tensor, masks: Masks
     ) -> Tensor:
-        return decode(self.decoder, tgt, lengths, state, memory, masks, self.backend)
+        weight = self.decoder.attn.linear_in.weight
+        dtype = precision.of_products(backends.get(self.backend), self.policy, weight)
+        h, c = (part.to(weight.dtype) for part in state)
+        with precision.without_autocast(weight.device):
+            return decode(self.decoder, tgt, lengths, (h, c), memory, masks, self.backend, dtype)
 
     def project(self, outputs: Tensor, masks: Masks) -> Tensor:
         return self.generator[0](outputs, masks.output and masks.output.applied())

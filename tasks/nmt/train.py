@@ -48,12 +48,16 @@ def train(cfg: DictConfig) -> None:
             ):
                 words = int((batch.tgt[1:] != vocabulary.padding("tgt")).sum())
                 src, lengths, tgt = (part.to(run.device) for part in (*batch.src, batch.tgt))
-                loss = step(model, optimizer, src, lengths, tgt)
+                loss = step(model, optimizer, src, lengths, tgt, run.autocast)
                 run.record(loss / words, units=words)
-            valid = translate(model, vocabulary, corpus.valid.src, beam=1, options=cfg.translate)
+            with run.autocast:
+                valid = translate(
+                    model, vocabulary, corpus.valid.src, beam=1, options=cfg.translate
+                )
             run.end_epoch(valid_bleu=bleu(valid, corpus.valid.tgt))
 
-        test = translate(model, vocabulary, corpus.test.src, cfg.translate.beam, cfg.translate)
+        with run.autocast:
+            test = translate(model, vocabulary, corpus.test.src, cfg.translate.beam, cfg.translate)
         test_bleu = bleu(test, corpus.test.tgt)
         run.finish(
             notes={"bleu": signature()}, test_bleu=test_bleu
@@ -73,11 +77,18 @@ def build_optimizer(model: nn.Module, train: DictConfig) -> Optimizer:
 
 
 def step(
-    model: TranslationModel, optimizer: Optimizer, src: Tensor, lengths: Tensor, tgt: Tensor
+    model: TranslationModel,
+    optimizer: Optimizer,
+    src: Tensor,
+    lengths: Tensor,
+    tgt: Tensor,
+    autocast: torch.autocast,
 ) -> Tensor:
     """One iteration; returns the loss of all words together. Arguments as in TranslationModel.logits."""
     optimizer.zero_grad()
-    loss = negative_log_likelihood(model, model.logits(src, lengths, tgt), tgt)
+    with autocast:
+        logits = model.logits(src, lengths, tgt)
+    loss = negative_log_likelihood(model, logits, tgt)
     optimizer.backward(
         loss / tgt.shape[1]
     )  # summed over time, averaged over the sentences: as OpenNMT normalizes
@@ -88,4 +99,4 @@ def step(
 def negative_log_likelihood(model: TranslationModel, logits: Tensor, tgt: Tensor) -> Tensor:
     """Of the words that follow <s>, summed. The logits are lost."""
     padding = model.decoder.embeddings.word_padding_idx
-    return cross_entropy_(logits.flatten(0, 1), tgt[1:].flatten(), ignore_index=padding)
+    return cross_entropy_(logits.flatten(0, 1).float(), tgt[1:].flatten(), ignore_index=padding)

@@ -30,9 +30,10 @@ def main(cfg: DictConfig) -> None:
     model, vocabulary = load(Path(cfg.checkpoint))
     model.to(settings.device(cfg))
     for start in range(0, len(lines), _CHUNK):
-        chunk = translate(
-            model, vocabulary, lines[start : start + _CHUNK], cfg.translate.beam, cfg.translate
-        )
+        with settings.autocast(cfg):
+            chunk = translate(
+                model, vocabulary, lines[start : start + _CHUNK], cfg.translate.beam, cfg.translate
+            )
         print("\n".join(chunk), flush=True)
 
 

@@ -25,7 +25,8 @@ def zaremba(cfg: DictConfig) -> Callable[[], object]:
     optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr)
     tokens = _tokens(cfg, device)
     zeros = torch.zeros(cfg.model.layers, cfg.train.batch, cfg.model.hidden_size, device=device)
-    return lambda: train.step(model, optimizer, tokens, tokens, (zeros, zeros), cfg.train.clip)
+    state, autocast = (zeros, zeros), settings.autocast(cfg)
+    return lambda: train.step(model, optimizer, tokens, tokens, state, cfg.train.clip, autocast)
 
 
 def awd(cfg: DictConfig) -> Callable[[], object]:
@@ -36,7 +37,8 @@ def awd(cfg: DictConfig) -> Callable[[], object]:
     ).to(device)
     optimizer = NTASGD(model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono)
     tokens = _tokens(cfg, device)
-    return lambda: train_awd.step(model, optimizer, tokens, tokens, None, cfg.train)
+    autocast = settings.autocast(cfg)
+    return lambda: train_awd.step(model, optimizer, tokens, tokens, None, cfg.train, autocast)
 
 
 def _tokens(cfg: DictConfig, device: torch.device) -> Tensor:

@@ -46,13 +46,23 @@ def train(cfg: DictConfig) -> None:
             for window in run.iterations(windows):
                 tokens, targets = (part.to(run.device) for part in window)
                 loss, run.carry["state"] = step(
-                    model, optimizer, tokens, targets, run.carry.get("state"), cfg.train.clip
+                    model,
+                    optimizer,
+                    tokens,
+                    targets,
+                    run.carry.get("state"),
+                    cfg.train.clip,
+                    run.autocast,
                 )
                 run.record(loss, units=targets.numel())
             run.carry.clear()
-            run.end_epoch(valid_perplexity=perplexity(model, corpus.valid, batch=cfg.train.batch))
+            with run.autocast:
+                valid = perplexity(model, corpus.valid, batch=cfg.train.batch)
+            run.end_epoch(valid_perplexity=valid)
 
-        run.finish(test_perplexity=perplexity(model, corpus.test, batch=1))
+        with run.autocast:
+            test = perplexity(model, corpus.test, batch=1)
+        run.finish(test_perplexity=test)
 
 
 def step(
@@ -62,10 +72,12 @@ def step(
     targets: Tensor,
     state: State | None,
     clip: float,
+    autocast: torch.autocast,
 ) -> tuple[Tensor, State]:
     """One iteration over a window [T, B]; returns the mean loss a token and the state for the next window."""
-    logits, (h, c) = model(tokens, state)
-    loss = cross_entropy_(logits.flatten(0, 1), targets.flatten())
+    with autocast:
+        logits, (h, c) = model(tokens, state)
+    loss = cross_entropy_(logits.flatten(0, 1).float(), targets.flatten())
     optimizer.zero_grad()
     (
         loss / tokens.shape[1]

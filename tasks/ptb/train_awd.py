@@ -8,6 +8,7 @@ What is tested are the weights of the best epoch, averaged ones where averaging 
 
 from __future__ import annotations
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -51,20 +52,26 @@ def train(cfg: DictConfig) -> None:
             for window in run.iterations(windows):
                 tokens, targets = (part.to(run.device) for part in window)
                 loss, run.carry["state"] = step(
-                    model, optimizer, tokens, targets, run.carry.get("state"), cfg.train
+                    model,
+                    optimizer,
+                    tokens,
+                    targets,
+                    run.carry.get("state"),
+                    cfg.train,
+                    run.autocast,
                 )
                 run.record(loss, units=targets.numel())
             run.carry.clear()
-            with optimizer.averaged():
+            with optimizer.averaged(), run.autocast:
                 valid = perplexity(model, corpus.valid, batch=10)
                 best.update(valid)
             optimizer.end_epoch(valid)
             run.end_epoch(valid_perplexity=valid)
 
         best.restore()
-        run.finish(
-            valid_perplexity=best.metric, test_perplexity=perplexity(model, corpus.test, batch=1)
-        )
+        with run.autocast:
+            test = perplexity(model, corpus.test, batch=1)
+        run.finish(valid_perplexity=best.metric, test_perplexity=test)
 
 
 def step(
@@ -74,14 +81,16 @@ def step(
     targets: Tensor,
     state: State | None,
     recipe: DictConfig,
+    autocast: torch.autocast,
 ) -> tuple[Tensor, State]:
     """One iteration over a window [T, B]; returns the mean loss a token and the state for the next window."""
-    h, state = model.hidden(tokens, state)
-    mask = model.projection.draw_mask(*tokens.shape)
-    logits = model.projection(h, mask)
-    loss = cross_entropy_(logits.flatten(0, 1), targets.flatten()) / targets.numel()
+    with autocast:
+        h, state = model.hidden(tokens, state)
+        mask = model.projection.draw_mask(*tokens.shape)
+        logits = model.projection(h, mask)
+    loss = cross_entropy_(logits.flatten(0, 1).float(), targets.flatten()) / targets.numel()
     optimizer.zero_grad()
-    (loss + penalty(h, mask, recipe.alpha, recipe.beta)).backward()
+    (loss + penalty(h.float(), mask, recipe.alpha, recipe.beta)).backward()
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     optimizer.step(lr=recipe.lr * len(tokens) / recipe.bptt)
     return loss.detach(), [(h.detach(), c.detach()) for h, c in state]

@@ -114,9 +114,16 @@ def test_the_signature_ignores_how_a_run_is_watched_and_executed(compose):
         "train.checkpoint_minutes=1",
     ):
         assert signature(compose("task=ptb_small", same)) == base
-    for same in ("train.clip=5.0", "train.lr=1e0", "task.rates.nr=25e-2"):  # one number, one run
+    for same in ("precision=fp32", "train.clip=5.0", "train.lr=1e0", "task.rates.nr=25e-2"):
         assert signature(compose("task=ptb_small", same)) == base
-    for other in ("seed=2", "dropout=nr_st", "train.lr=2", "backend=dense", "dropout.nr.p=.1"):
+    for other in (
+        "seed=2",
+        "dropout=nr_st",
+        "precision=bf16",
+        "train.lr=2",
+        "backend=dense",
+        "dropout.nr.p=.1",
+    ):
         assert signature(compose("task=ptb_small", other)) != base
 
 

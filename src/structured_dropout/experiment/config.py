@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from structured_dropout.experiment.schema import at_least, positive
+from structured_dropout.experiment.schema import at_least, one_of, positive
 
 
 @dataclass
@@ -50,6 +50,11 @@ class Backend:
 
 
 @dataclass
+class Precision:
+    name: str = one_of("fp32", "bf16")
+
+
+@dataclass
 class Tracker:
     name: str = MISSING
     project: str | None = None
@@ -77,6 +82,7 @@ class Config:
     train: Train = field(default_factory=Train)
     dropout: dict[str, Any] = field(default_factory=dict)  # DropoutPolicy checks it
     backend: Backend = field(default_factory=Backend)
+    precision: Precision = field(default_factory=Precision)
     tracker: Tracker = field(default_factory=Tracker)
     run: RunFolder = field(default_factory=RunFolder)
 

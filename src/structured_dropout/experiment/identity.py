@@ -32,6 +32,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(key, None)
+    if config.get("precision") == {"name": "fp32"}:  # older runs do not name it
+        del config["precision"]
     # The rest of the task names functions, or is where other keys take their values from.
     config["task"] = cfg.task.name
     canonical: dict[str, Any] = _canonical(config)

@@ -79,6 +79,7 @@ class Run:
 
     Attributes:
         device: where the training runs.
+        autocast: the context that the model computes in.
         generator: what structured masks are drawn from.
         carry: plain values and tensors that the recipe takes from one iteration to the next.
 
@@ -96,6 +97,7 @@ class Run:
     ) -> None:
         self.cfg = cfg
         self.device = settings.device(cfg)
+        self.autocast = settings.autocast(cfg)
         self.generator = torch.Generator()
         self.carry: dict[str, Any] = {}
         self._data = data
@@ -292,6 +294,8 @@ class Run:
             self._look_at_loss()
         if progress.due:
             place = f"epoch {at.epoch + 1}/{train.epochs} · {at.batch:,}/{self._epoch_length:,}"
+            if self.cfg.precision.name != "fp32":
+                place += f" · {self.cfg.precision.name}"
             progress.show(place, self._quality(self._train_loss))
         if self._signal is not None:
             self._save()
@@ -344,6 +348,7 @@ class Run:
             "task": self.cfg.task.name,
             "dropout": self.cfg.dropout.name,
             "backend": self._backend,
+            "precision": self.cfg.precision.name,
             "seed": self.cfg.seed,
             "status": status,
             **more,

@@ -101,12 +101,25 @@ def backend(cfg: DictConfig, policy: DropoutPolicy) -> str:
     """The name of the backend to run, ``auto`` decided.
 
     Raises:
-        UsageError: the backend cannot run this policy on this device.
+        UsageError: the backend cannot run this policy on this device in this precision.
     """
     try:
-        return backends.resolve(cfg.backend.name, policy, device(cfg), torch.float32)
+        return backends.resolve(cfg.backend.name, policy, device(cfg), dtype(cfg))
     except RuntimeError as error:
         raise UsageError(str(error)) from error
+
+
+def dtype(cfg: DictConfig) -> torch.dtype:
+    """What the products are computed in."""
+    return torch.bfloat16 if cfg.precision.name == "bf16" else torch.float32
+
+
+def autocast(cfg: DictConfig) -> torch.autocast:
+    """The context that a model computes in, in training and afterwards; in fp32 it does nothing.
+
+    A backward pass belongs after it, as torch advises.
+    """
+    return torch.autocast(device(cfg).type, torch.bfloat16, enabled=cfg.precision.name == "bf16")
 
 
 def device(cfg: DictConfig) -> torch.device:
