@@ -4,6 +4,7 @@ asks for more."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -14,14 +15,14 @@ Backward = Callable[..., Any]
 
 
 def differentiable_once(backward: Backward) -> Backward:
-    """The backward of an autograd.Function that raises where autograd would differentiate its
-    result (``create_graph=True``); gradients may be batched as in ``takes_batches``.
+    """The backward of an autograd.Function, as ``differentiable_twice``, that raises where autograd
+    would differentiate its result (``create_graph=True``).
 
     ``torch.autograd.function.once_differentiable`` raises only where the incoming gradient is
     itself differentiated; that of a loss is not, and whatever the backward computes from the saved
     tensors would count as a constant.
     """
-    backward = takes_batches(backward)
+    backward = differentiable_twice(backward)
 
     @wraps(backward)
     def checked(ctx: Any, *gradients: Any) -> Any:
@@ -35,30 +36,18 @@ def differentiable_once(backward: Backward) -> Backward:
     return checked
 
 
-def takes_batches(backward: Backward) -> Backward:
-    """The backward of an autograd.Function, called once for each gradient of a batch
-    (``torch.autograd.grad`` with ``is_grads_batched=True``): kernels and loops that write in place
-    have no batching rules."""
+def differentiable_twice(backward: Backward) -> Backward:
+    """The backward of an autograd.Function, in the dtypes of its forward even under torch.autocast,
+    and called once for each gradient of a batch (``torch.autograd.grad`` with
+    ``is_grads_batched=True``): kernels and loops that write in place have no batching rules."""
 
     @wraps(backward)
-    def each(ctx: Any, *gradients: Any) -> Any:
-        level = _vmap_level()
-        if level == 0:
-            return backward(ctx, *gradients)
-        # What is not batched comes as a batch of one.
-        batches = [g if g is None else torch._remove_batch_dim(g, level, 1, 0) for g in gradients]
-        size = max(len(batch) for batch in batches if batch is not None)
-        rows = [
-            [None] * size if batch is None else batch.expand(size, *batch.shape[1:])
-            for batch in batches
-        ]
-        results = [backward(ctx, *own) for own in zip(*rows, strict=True)]
-        return tuple(
-            torch._add_batch_dim(torch.stack(result), 0, level) if _is_tensor(result) else None
-            for result in zip(*results, strict=True)
-        )
+    def as_written(ctx: Any, *gradients: Any) -> Any:
+        device = next(g.device for g in gradients if g is not None)
+        with without_autocast(device):
+            return _each(lambda *own: backward(ctx, *own), gradients)
 
-    return each
+    return as_written
 
 
 def refuse_transforms() -> None:
@@ -71,8 +60,34 @@ def refuse_transforms() -> None:
         )
 
 
-def _is_tensor(batch: tuple[Any, ...]) -> bool:
-    return isinstance(batch[0], Tensor)
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Inside this torch casts nothing on its own."""
+    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether torch.autocast is on there."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def _each(backward: Backward, gradients: tuple[Any, ...]) -> Any:
+    level = _vmap_level()
+    if level == 0:
+        return backward(*gradients)
+    # What is not batched comes as a batch of one.
+    batches = [g if g is None else torch._remove_batch_dim(g, level, 1, 0) for g in gradients]
+    size = max(len(batch) for batch in batches if batch is not None)
+    rows = [
+        [None] * size if batch is None else batch.expand(size, *batch.shape[1:])
+        for batch in batches
+    ]
+    results = [backward(*own) for own in zip(*rows, strict=True)]
+    return tuple(
+        torch._add_batch_dim(torch.stack(result), 0, level)
+        if isinstance(result[0], Tensor)
+        else None
+        for result in zip(*results, strict=True)
+    )
 
 
 def _vmap_level() -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from structured_dropout import backends, precision
+from structured_dropout.derivatives import without_autocast
 from structured_dropout.generators import OwnStream
 from structured_dropout.masks import Mask, Packing, check_fit, draw
 from structured_dropout.policy import DropoutPolicy, check_policy
@@ -154,7 +155,7 @@ class StructuredLinear(nn.Linear):
         name = backends.resolve(self.backend, self.policy, rows.device, weight.dtype)
         backend = backends.get(name)
         dtype = precision.of_products(backend, self.policy, weight)
-        with precision.without_autocast(rows.device):
+        with without_autocast(rows.device):
             return backend.linear(rows.to(dtype), weight, bias, mask, packing)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from structured_dropout import backends, precision
+from structured_dropout.derivatives import without_autocast
 from structured_dropout.generators import OwnStream
 from structured_dropout.layer import CellMasks, LayerMasks, Weights
 from structured_dropout.linear import CANNOT_SCRIPT
@@ -261,7 +262,7 @@ class StructuredLSTM(nn.LSTM):
             self._check(masks, packing)
         d = self._directions
         h_n, c_n = [], []
-        with precision.without_autocast(x.device):
+        with without_autocast(x.device):
             x = x.to(dtype)
             for layer, own_masks in enumerate(masks):
                 h_0, c_0 = (part[layer * d : (layer + 1) * d].to(weight.dtype) for part in state)

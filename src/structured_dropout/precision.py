@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 
 from structured_dropout.backends.base import Backend
+from structured_dropout.derivatives import autocasts
 from structured_dropout.policy import DropoutPolicy
 
 
@@ -15,24 +14,15 @@ def of_products(backend: Backend, policy: DropoutPolicy, weight: Tensor) -> torc
     """The dtype of products with ``weight``: autocast's where it is on and the backend computes in
     it, else the weight's own. As in torch's autocast float64 stays as it is."""
     device = weight.device
-    if not _autocasts(device) or weight.dtype == torch.float64:
+    if not autocasts(device) or weight.dtype == torch.float64:
         return weight.dtype
     dtype = torch.get_autocast_dtype(device.type)
     return dtype if backend.supports(policy, device, dtype) is None else weight.dtype
 
 
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Inside this torch casts nothing on its own."""
-    return torch.autocast(device.type, enabled=False) if _autocasts(device) else nullcontext()
-
-
 def check(name: str, tensor: Tensor, weight: Tensor) -> None:
     """Raise RuntimeError unless a tensor has the dtype of the weights, or autocast will cast it."""
-    if tensor.dtype != weight.dtype and not _autocasts(weight.device):
+    if tensor.dtype != weight.dtype and not autocasts(weight.device):
         raise RuntimeError(
             f"{name} is {tensor.dtype}, the weights are {weight.dtype}: convert one of them"
         )
-
-
-def _autocasts(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)

@@ -13,18 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout import backends
+from structured_dropout import backends, precision
 from structured_dropout.backends.base import Backend
-from structured_dropout.derivatives import differentiable_once, takes_batches
+from structured_dropout.derivatives import (
+    differentiable_once,
+    differentiable_twice,
+    without_autocast,
+)
 from structured_dropout.masks import Mask, Packing, check_fit
 from structured_dropout.phases import phase
+from structured_dropout.policy import DropoutPolicy
 
 
 class StepLinear:
     """y_t = (x_t * mask_t) weight^T + bias over one sequence, a step a call.
 
     Args:
-        weight, bias: [out, in] and [out]; bias may be None. The products are in the weight's dtype.
+        weight, bias: [out, in] and [out]; bias may be None. The products are in the weight's dtype,
+            or in that of torch.autocast if it is on and the backend has it.
         mask: drawn ahead for the whole sequence; None if nothing is dropped.
         steps, batch: of the sequence; a step that is never called, or whose y is not used,
             contributes nothing to WG.
@@ -45,8 +51,10 @@ class StepLinear:
     ) -> None:
         check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
         self._backend, self._mask = backends.get(backend), mask
-        self._weight, self._bias = weight.detach(), None if bias is None else bias.detach()
-        slots = _WeightGradient.apply(weight, bias, mask, steps, batch, self._backend)  # type: ignore[no-untyped-call]
+        dtype = precision.of_products(self._backend, DropoutPolicy(), weight)
+        self._weight = weight.detach().to(dtype)
+        self._bias = None if bias is None else bias.detach()
+        slots = _WeightGradient.apply(weight, bias, mask, steps, batch, self._backend, dtype)  # type: ignore[no-untyped-call]
         self._slots = dict(enumerate(zip(slots[::2], slots[1::2], strict=True)))
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
@@ -59,9 +67,9 @@ class StepLinear:
         if slots is None:
             raise ValueError(f"step {step} was called before, or is not one of the sequence")
         mask = None if self._mask is None else self._mask.at(step)
-        y: Tensor = _Step.apply(
-            x.to(self._weight.dtype), *slots, self._weight, self._bias, mask, self._backend
-        )  # type: ignore[no-untyped-call]
+        x = x.to(self._weight.dtype)
+        with without_autocast(x.device):
+            y: Tensor = _Step.apply(x, *slots, self._weight, self._bias, mask, self._backend)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -98,23 +106,25 @@ class _WeightGradient(torch.autograd.Function):
         steps: int,
         batch: int,
         backend: Backend,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, ...]:
         ctx.rest = backend, mask, Packing.padded(steps, batch)
+        like = weight.new_empty(0, dtype=dtype)
         return tuple(
-            gradient_slot(weight, batch, size)
+            gradient_slot(like, batch, size)
             for _ in range(steps)
             for size in reversed(weight.shape)
         )
 
     @staticmethod
-    @takes_batches
+    @differentiable_twice
     def backward(ctx: Any, *slots: Tensor) -> tuple[Tensor | None, ...]:
         backend, mask, packing = ctx.rest
         with phase("wg"):
             x, dy = torch.cat(slots[::2]), torch.cat(slots[1::2])
             dweight = backend.wg(dy, x, mask, packing)
             dbias = dy.sum(dim=0) if ctx.needs_input_grad[1] else None
-        return dweight, dbias, None, None, None, None
+        return dweight, dbias, None, None, None, None, None
 
 
 class _Step(torch.autograd.Function):
@@ -151,11 +161,8 @@ class _Cell(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, c: Tensor, *gates: Tensor) -> tuple[Tensor, Tensor]:
         with phase("fp"):
-            if len(gates) == 1:
-                total = gates[0].to(c.dtype, copy=True)
-            else:
-                total = gates[0].to(c.dtype) + gates[1]
-            for part in gates[2:]:
+            total = gates[0].to(c.dtype, copy=True)
+            for part in gates[1:]:
                 total += part
             hidden = c.shape[1]
             total[:, : 2 * hidden].sigmoid_()

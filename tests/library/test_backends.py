@@ -142,6 +142,37 @@ def test_second_derivatives_are_right_or_an_error(name):
                 torch.autograd.grad(function(*inputs).sum(), x, create_graph=True)
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_batched_gradients(name):
+    """torch.autograd.grad with is_grads_batched=True, which torch's own layers take."""
+    torch.manual_seed(0)
+    packing = Packing.padded(3, 2)
+    shapes = [(6, 3), (1, 2, 2), (1, 2, 2), (8, 3), (8, 2), 8, 8]
+    tensors = [torch.randn(shape, device=DEVICE, requires_grad=True) for shape in shapes]
+    x, h_0, c_0, *weights = tensors
+    nr, rh = (
+        unit_mask(kept, total).to(DEVICE)
+        for kept, total in (([[0, 2], [1], []], 3), ([[0], [0, 1], [1]], 2))
+    )
+    masks = LayerMasks(nr, (rh if runs(name, DropoutPolicy(rh=POLICIES["nr_rh_st"].rh)) else None,))
+    backend = backends.get(name)
+    outputs = [
+        backend.linear(x, weights[0], weights[2], nr, packing),
+        *backend.lstm_layer(x, h_0, c_0, (Weights(*weights),), masks, packing),
+    ]
+    for output in outputs:
+        batch = torch.randn(4, *output.shape, device=DEVICE)
+        options = {"retain_graph": True, "allow_unused": True}
+        found = torch.autograd.grad(output, tensors, batch, is_grads_batched=True, **options)
+        for i, one in enumerate(batch):
+            for actual, expected in zip(
+                found, torch.autograd.grad(output, tensors, one, **options), strict=True
+            ):
+                assert (actual is None) == (expected is None)
+                if actual is not None:
+                    torch.testing.assert_close(actual[i], expected)
+
+
 @pytest.mark.parametrize("trained", ["b_ih", "b_hh"])
 @pytest.mark.parametrize("name", BACKENDS)
 def test_one_bias_may_be_frozen(name, trained):

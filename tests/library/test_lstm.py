@@ -112,6 +112,16 @@ def test_dropout_argument_is_random_dropout_between_layers():
     assert all(mask.values.shape == (2, 2, 7) for mask in masks[1:])
 
 
+def test_a_dropout_of_one_drops_everything_between_layers():
+    """As in nn.LSTM."""
+    torch.manual_seed(0)
+    theirs = nn.LSTM(5, 7, 2, dropout=1.0)
+    ours = StructuredLSTM(5, 7, 2, dropout=1.0)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(4, 3, 5)
+    torch.testing.assert_close(ours(x)[0], theirs(x)[0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -217,31 +227,6 @@ def test_masks_of_another_lstm():
     ):
         with pytest.raises(ValueError, match=message):
             lstm(x, masks=masks)
-
-
-@pytest.mark.parametrize("x", [torch.randn(8), torch.randn(1, 3, 2, 8)])
-def test_linear_takes_a_step_or_a_sequence(x):
-    with pytest.raises(ValueError, match=f"2-D .* or 3-D input, not {x.dim()}-D"):
-        StructuredLinear(8, 5)(x)
-
-
-def test_linear_refuses_the_mask_of_another_sequence():
-    linear = StructuredLinear(
-        8, 5, policy=DropoutPolicy(output=SiteDropout("III", 0.5)), backend="compact"
-    )
-    with pytest.raises(ValueError, match="the output mask has 3 draws"):
-        linear(torch.randn(6, 2, 8), linear.draw_mask(3, 2))
-
-
-def test_linear_drops_what_the_policy_says():
-    policy = DropoutPolicy(output=SiteDropout("III", 0.5))
-    ours = StructuredLinear(8, 5, policy=policy, backend="dense")
-    x = torch.randn(3, 2, 8)
-    mask = ours.draw_mask(3, 2)
-    expected = nn.functional.linear(x * mask.multiplier(x), ours.weight, ours.bias)
-    torch.testing.assert_close(ours(x, mask), expected)
-    ours.eval()
-    torch.testing.assert_close(ours(x), nn.functional.linear(x, ours.weight, ours.bias))
 
 
 def test_a_module_can_be_copied():

@@ -1,6 +1,16 @@
+import numpy
 import pytest
+import torch
+from omegaconf import OmegaConf
 
-from structured_dropout import Case, DropoutPolicy, SiteDropout
+from structured_dropout import (
+    Case,
+    DropoutPolicy,
+    SiteDropout,
+    StructuredLinear,
+    StructuredLSTM,
+    Zoneout,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +65,53 @@ def test_a_policy_skips_where_whole_units_are_dropped():
     assert DropoutPolicy(rh=SiteDropout("IV", 0.5)).skips
     assert not DropoutPolicy(nr=SiteDropout("I", 0.5)).skips
     assert not DropoutPolicy(nr=SiteDropout("III", 0.0)).skips
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        (numpy.float32(0.5), 0.5),
+        (numpy.float64(0.25), 0.25),
+        (numpy.array(0.5), 0.5),
+        (torch.tensor(0.5), 0.5),
+        (numpy.int64(0), 0.0),
+        (numpy.array([0.5, 0.25]), (0.5, 0.25)),
+        (torch.tensor([0.5, 0.25]), (0.5, 0.25)),
+        (OmegaConf.create({"p": [0.5, 0.25]}).p, (0.5, 0.25)),
+    ],
+)
+def test_rates_may_come_from_other_libraries(p, expected):
+    found = SiteDropout(Case.III, p).p
+    assert found == expected
+    assert {type(rate) for rate in (found if isinstance(found, tuple) else (found,))} == {float}
+    assert DropoutPolicy(nr=SiteDropout(Case.III, p)) == DropoutPolicy(nr=SiteDropout("III", found))
+
+
+def test_steps_of_a_draw_may_come_from_numpy():
+    assert SiteDropout(Case.III, 0.5, numpy.int64(3)).steps_per_draw(35) == 3
+
+
+def test_a_number_is_no_site_and_no_policy():
+    with pytest.raises(TypeError, match=r"nr must be a SiteDropout, not 0.5: SiteDropout\('III'"):
+        DropoutPolicy(nr=0.5)
+    with pytest.raises(TypeError, match=r"zoneout must be a Zoneout, not 0.1: Zoneout\(h="):
+        DropoutPolicy(zoneout=0.1)
+    for module in (StructuredLSTM, StructuredLinear):
+        with pytest.raises(TypeError, match=r"policy must be a DropoutPolicy, not 0.5: DropoutP"):
+            module(3, 4, policy=0.5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "drops"),
+    [
+        (DropoutPolicy(), False),
+        (DropoutPolicy(nr=SiteDropout("III", 0.0), zoneout=Zoneout(0, 0)), False),
+        (DropoutPolicy(nr=SiteDropout("I", (0.0, 0.5))), True),
+        (DropoutPolicy(output=SiteDropout("IV", 0.5)), True),
+        (DropoutPolicy(update=SiteDropout("I", 0.5)), True),
+        (DropoutPolicy(zoneout=Zoneout(0, 0.1)), True),
+        (DropoutPolicy(weight=0.5), True),
+    ],
+)
+def test_whether_anything_is_dropped(policy, drops):
+    assert policy.drops is drops

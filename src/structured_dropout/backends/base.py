@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout.derivatives import differentiable_once, refuse_transforms, takes_batches
+from structured_dropout.derivatives import (
+    differentiable_once,
+    differentiable_twice,
+    refuse_transforms,
+)
 from structured_dropout.layer import LayerMasks, LayerOutput, Weights
 from structured_dropout.masks import Mask, Packing
 from structured_dropout.phases import phase
@@ -121,7 +125,7 @@ class _Linear(torch.autograd.Function):
             return y if bias is None else y.add_(bias)
 
     @staticmethod
-    @takes_batches
+    @differentiable_twice
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         backend, mask, packing = ctx.rest
