@@ -4,12 +4,13 @@ asks for more."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from structured_dropout.precision import without_autocast
 
 Backward = Callable[..., Any]
 
@@ -58,16 +59,6 @@ def refuse_transforms() -> None:
             "torch.func cannot transform a module while it drops: take torch.autograd.grad, or "
             "drop nothing (eval mode)"
         )
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Inside this torch casts nothing on its own."""
-    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
-
-
-def autocasts(device: torch.device) -> bool:
-    """Whether torch.autocast is on there."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def _each(backward: Backward, gradients: tuple[Any, ...]) -> Any:

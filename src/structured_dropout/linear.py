@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from structured_dropout import backends, precision
-from structured_dropout.derivatives import without_autocast
 from structured_dropout.generators import OwnStream
 from structured_dropout.masks import Mask, Packing, check_fit, draw
 from structured_dropout.policy import DropoutPolicy, check_policy
 
 CANNOT_SCRIPT = (
-    "torch.jit.script cannot read this module: call eval() and take torch.jit.trace, or script what "
-    "to_torch() returns"
+    "torch.jit.script cannot read this module: call eval() and take torch.jit.trace, or script "
+    "what to_torch() returns"
 )
 
 
@@ -154,8 +153,8 @@ class StructuredLinear(nn.Linear):
         weight, bias = self.weight, self.bias
         name = backends.resolve(self.backend, self.policy, rows.device, weight.dtype)
         backend = backends.get(name)
-        dtype = precision.of_products(backend, self.policy, weight)
-        with without_autocast(rows.device):
+        dtype = backend.dtype_of_products(self.policy, weight)
+        with precision.without_autocast(rows.device):
             return backend.linear(rows.to(dtype), weight, bias, mask, packing)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from structured_dropout import backends, precision
-from structured_dropout.derivatives import without_autocast
 from structured_dropout.generators import OwnStream
 from structured_dropout.layer import CellMasks, LayerMasks, Weights
 from structured_dropout.linear import CANNOT_SCRIPT
@@ -255,14 +254,14 @@ class StructuredLSTM(nn.LSTM):
         policy = self._effective_policy if masks is None else self.policy
         name = backends.resolve(self.backend, policy, x.device, weight.dtype)
         backend = backends.get(name)
-        dtype = precision.of_products(backend, policy, weight)
+        dtype = backend.dtype_of_products(policy, weight)
         if masks is None:
             masks = self.draw_masks(packing.steps, packing.batch)
         else:
             self._check(masks, packing)
         d = self._directions
         h_n, c_n = [], []
-        with without_autocast(x.device):
+        with precision.without_autocast(x.device):
             x = x.to(dtype)
             for layer, own_masks in enumerate(masks):
                 h_0, c_0 = (part[layer * d : (layer + 1) * d].to(weight.dtype) for part in state)

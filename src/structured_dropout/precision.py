@@ -1,23 +1,21 @@
-"""Which dtype a module's products are in under torch.autocast."""
+"""What torch.autocast and the dtypes of tensors mean to modules that cast by themselves."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.base import Backend
-from structured_dropout.derivatives import autocasts
-from structured_dropout.policy import DropoutPolicy
+
+def autocasts(device: torch.device) -> bool:
+    """Whether torch.autocast is on there."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
-def of_products(backend: Backend, policy: DropoutPolicy, weight: Tensor) -> torch.dtype:
-    """The dtype of products with ``weight``: autocast's where it is on and the backend computes in
-    it, else the weight's own. As in torch's autocast float64 stays as it is."""
-    device = weight.device
-    if not autocasts(device) or weight.dtype == torch.float64:
-        return weight.dtype
-    dtype = torch.get_autocast_dtype(device.type)
-    return dtype if backend.supports(policy, device, dtype) is None else weight.dtype
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Inside this torch casts nothing on its own."""
+    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
 
 
 def check(name: str, tensor: Tensor, weight: Tensor) -> None:

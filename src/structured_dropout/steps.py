@@ -13,16 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structured_dropout import backends, precision
+from structured_dropout import backends
 from structured_dropout.backends.base import Backend
-from structured_dropout.derivatives import (
-    differentiable_once,
-    differentiable_twice,
-    without_autocast,
-)
+from structured_dropout.derivatives import differentiable_once, differentiable_twice
 from structured_dropout.masks import Mask, Packing, check_fit
 from structured_dropout.phases import phase
 from structured_dropout.policy import DropoutPolicy
+from structured_dropout.precision import without_autocast
 
 
 class StepLinear:
@@ -51,7 +48,7 @@ class StepLinear:
     ) -> None:
         check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
         self._backend, self._mask = backends.get(backend), mask
-        dtype = precision.of_products(self._backend, DropoutPolicy(), weight)
+        dtype = self._backend.dtype_of_products(DropoutPolicy(), weight)
         self._weight = weight.detach().to(dtype)
         self._bias = None if bias is None else bias.detach()
         slots = _WeightGradient.apply(weight, bias, mask, steps, batch, self._backend, dtype)  # type: ignore[no-untyped-call]

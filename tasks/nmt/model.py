@@ -117,7 +117,7 @@ class StructuredModel(TranslationModel):
         self, tgt: Tensor, lengths: Tensor, state: State, memory: Tensor, masks: Masks
     ) -> Tensor:
         weight = self.decoder.attn.linear_in.weight
-        dtype = precision.of_products(backends.get(self.backend), self.policy, weight)
+        dtype = backends.get(self.backend).dtype_of_products(self.policy, weight)
         h, c = (part.to(weight.dtype) for part in state)
         with precision.without_autocast(weight.device):
             return decode(self.decoder, tgt, lengths, (h, c), memory, masks, self.backend, dtype)
