@@ -14,22 +14,23 @@ namespace structured_dropout {
 
 // A block of weights stays in the L2 cache while all groups pass over it: so many panels of so many
 // units.
-constexpr int64_t kBlockPanels = 20;
+template <typename T>
+constexpr int64_t kBlockPanels = 20 * Operand<T>::kDepth;
 constexpr int64_t kBlockUnits = 165;
 
 // dx [rows, units] += scale * gradients weight, kept units only; a thread owns a range of them.
 // gradients(g, panel, count, scratch) are so many panels of a group's gradients, in place or copied
 // to scratch [kBlockPanels][rows][kPanel].
-template <typename T, typename Gradients>
-void input_gradient(const T* weight, int64_t units, const Columns<T>& columns, const Groups& groups,
-                    T scale, Gradients gradients, T* dx) {
+template <typename T, typename W, typename Gradients>
+void input_gradient(const W* weight, int64_t units, const Columns<Sum<T>>& columns,
+                    const Groups& groups, Sum<T> scale, Gradients gradients, Sum<T>* dx) {
   const int64_t panels = columns.panels();
   const double cost = double(groups.elements()) / std::max<int64_t>(units, 1) * panels * kPanel<T>;
   parallel(units, cost, [&](int64_t begin, int64_t end) {
-    const Scratch<T> weights(kBlockPanels * kBlockUnits * kPanel<T>);
-    const Scratch<T> scratch(kBlockPanels * kMaxGroupRows * kPanel<T>);
-    for (int64_t panel = 0; panel < panels; panel += kBlockPanels) {
-      const int64_t count = std::min(kBlockPanels, panels - panel);
+    const Scratch<T> weights(kBlockPanels<T> * kBlockUnits * kPanel<T>);
+    const Scratch<T> scratch(kBlockPanels<T> * kMaxGroupRows * kPanel<T>);
+    for (int64_t panel = 0; panel < panels; panel += kBlockPanels<T>) {
+      const int64_t count = std::min(kBlockPanels<T>, panels - panel);
       for_parts(begin, end, kBlockUnits, [&](int64_t first, int64_t last) {
         const Panels<T> w = {weights.get(), (last - first) * kPanel<T>, count};
         for (int64_t p = 0; p < count; ++p) {
