@@ -27,28 +27,47 @@ StepMask input_mask(const char* name, const at::Tensor& rows, at::IntArrayRef si
   return unpack_masks(sequence, masks, units)[0];
 }
 
-// One panel's columns of the rows of y [rows, outputs], to and from [rows][kPanel]; padding is
-// zero.
+// A few panels at a time of y [rows, outputs], as [panel][rows][kPanel]; padding is zero.
 template <typename T>
-void load_panel(const T* y, const Columns<Sum<T>>& columns, int64_t outputs, int64_t panel,
-                int64_t rows, T* out) {
-  for (int64_t row = 0; row < rows; ++row) {
-    typename Operand<T>::Sums vectors[kPanelVectors];
-    for (int v = 0; v < kPanelVectors; ++v) {
-      const T* from = y + row * outputs + columns.first(panel, v);
-      vectors[v] = Operand<T>::load_values(from, columns.count(panel, v));
-    }
-    store_row(vectors, out + row * kPanel<T>);
-  }
-}
+class PanelsOf {
+ public:
+  PanelsOf(const T* y, int64_t rows, int64_t outputs, int64_t most)
+      : y_(y),
+        rows_(rows),
+        outputs_(outputs),
+        columns_(Columns<Sum<T>>::linear(outputs)),
+        panels_(most * rows * kPanel<T>) {}
 
+  // Those from `first` on; they stay until the next call.
+  Panels<T> operator()(int64_t first, int64_t count) const {
+    for (int64_t row = 0; row < rows_; ++row) {  // a row's columns lie side by side in y
+      for (int64_t p = 0; p < count; ++p) {
+        typename Operand<T>::Sums vectors[kPanelVectors];
+        for (int v = 0; v < kPanelVectors; ++v) {
+          vectors[v] = Operand<T>::load_values(y_ + row * outputs_ + columns_.first(first + p, v),
+                                               columns_.count(first + p, v));
+        }
+        store_row(vectors, panels_.get() + (p * rows_ + row) * kPanel<T>);
+      }
+    }
+    return {panels_.get(), rows_ * kPanel<T>, count};
+  }
+
+ private:
+  const T* y_;
+  int64_t rows_, outputs_;
+  Columns<Sum<T>> columns_;
+  Scratch<T> panels_;
+};
+
+// The way back for the sums of some rows [rows][kPanel].
 template <typename T>
-void store_panel(const Sum<T>* in, const Columns<Sum<T>>& columns, int64_t outputs, int64_t panel,
+void store_panel(const Sum<T>* sums, const Columns<Sum<T>>& columns, int64_t outputs, int64_t panel,
                  int64_t rows, T* y) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int v = 0; v < kPanelVectors; ++v) {
-      const auto sums = Simd<Sum<T>>::load(in + row * kPanel<T> + v * kSumLanes<T>);
-      Operand<T>::store_values(y + row * outputs + columns.first(panel, v), sums,
+      const auto values = Simd<Sum<T>>::load(sums + row * kPanel<T> + v * kSumLanes<T>);
+      Operand<T>::store_values(y + row * outputs + columns.first(panel, v), values,
                                columns.count(panel, v));
     }
   }
@@ -68,8 +87,10 @@ void fp(const T* x, const W* weight, const W* bias, int64_t rows, int64_t units,
                pack_panel(weight, units, columns, panel, 0, units, weights.get());
                pack_vector(bias, columns, panel, biases.get());
                for (const Group& g : groups) {
-                 for (int64_t row = 0; row < g.rows; ++row)
+                 for (int64_t row = 0; row < g.rows; ++row) {
+                   prefetch_to_write<kPanel<T>>(y + (g.row + row) * outputs + panel * kPanel<T>);
                    std::copy_n(biases.get(), kPanel<T>, sums.get() + row * kPanel<T>);
+                 }
                  fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums.get());
                  store_panel(sums.get(), columns, outputs, panel, g.rows, y + g.row * outputs);
                }
@@ -78,17 +99,10 @@ void fp(const T* x, const W* weight, const W* bias, int64_t rows, int64_t units,
 }
 
 template <typename T, typename W>
-void bp(const T* dy, const W* weight, int64_t units, int64_t outputs, const Groups& groups,
-        Sum<T> scale, Sum<T>* dx) {
-  const auto columns = Columns<Sum<T>>::linear(outputs);
-  const auto gradients = [=](const Group& g, int64_t panel, int64_t count, T* scratch) {
-    for (int64_t p = 0; p < count; ++p) {
-      load_panel(dy + g.row * outputs, columns, outputs, panel + p, g.rows,
-                 scratch + p * g.rows * kPanel<T>);
-    }
-    return Panels<T>{scratch, g.rows * kPanel<T>, count};
-  };
-  input_gradient<T>(weight, units, columns, groups, scale, gradients, dx);
+void bp(const T* dy, const W* weight, int64_t rows, int64_t units, int64_t outputs,
+        const Groups& groups, Sum<T> scale, Sum<T>* dx) {
+  const auto gradients = [=] { return PanelsOf<T>(dy, rows, outputs, kBlockPanels<T>); };
+  input_gradient<T>(weight, units, Columns<Sum<T>>::linear(outputs), groups, scale, gradients, dx);
 }
 
 template <typename T>
@@ -99,15 +113,16 @@ void wg(const T* x, const T* dy, int64_t rows, int64_t units, int64_t outputs, c
       gather_groups(row_pointers(x, rows, units), groups, scale, gather_rows<T>);
   parallel(columns.panels(), double(groups.elements()) * kPanel<T>,
            [&](int64_t begin, int64_t end) {
+             const PanelsOf<T> gradients(dy, rows, outputs, 1);
              const Scratch<Sum<T>> sums(units * kPanel<T>), biases(kPanel<T>);
-             const Scratch<T> gradients(kMaxGroupRows * kPanel<T>);
              for (int64_t panel = begin; panel < end; ++panel) {
+               const T* g = gradients(panel, 1).data;
                std::fill_n(sums.get(), units * kPanel<T>, Sum<T>(0));
                std::fill_n(biases.get(), kPanel<T>, Sum<T>(0));
-               for (const Group& g : groups) {
-                 load_panel(dy + g.row * outputs, columns, outputs, panel, g.rows, gradients.get());
-                 add_rows(gradients.get(), g.rows, biases.get());
-                 wg(gathered.get() + g.offset, g.rows, gradients.get(), g.units, sums.get());
+               add_rows(g, rows, biases.get());
+               for (const Group& group : groups) {
+                 wg(gathered.get() + group.offset, group.rows, g + group.row * kPanel<T>,
+                    group.units, sums.get());
                }
                unpack_panel(sums.get(), units, columns, panel, dweight);
                unpack_vector(biases.get(), columns, panel, dbias);
@@ -149,8 +164,8 @@ at::Tensor linear_bp(const at::Tensor& dy_, const at::Tensor& weight_, at::IntAr
   const StepMask mask = input_mask("dy", dy, sizes, masks, units);
   at::Tensor dx = at::zeros({dy.size(0), units}, dy.options().dtype(sum_type(dy)));
   dispatch(dy, weight, [&]<typename T, typename W>() {
-    bp(dy.const_data_ptr<T>(), weight.const_data_ptr<W>(), units, outputs, mask.sequence(),
-       mask.scale(), dx.data_ptr<Sum<T>>());
+    bp(dy.const_data_ptr<T>(), weight.const_data_ptr<W>(), dy.size(0), units, outputs,
+       mask.sequence(), mask.scale(), dx.data_ptr<Sum<T>>());
   });
   return dx.to(dy.scalar_type());
 }

@@ -67,11 +67,18 @@ void run(const Layer& layer, const T* dy, const Sum<T>* gates, const Sum<T>* cel
   // same sets of the cache.
   const int64_t unit = layout.panels * kPanel<T> + Operand<T>::kLanes;
   const Scratch<T> recurrent(layout.directions * layer.hidden * unit);
-  parallel(items, double(layer.hidden) * kPanel<T>, [&](int64_t begin, int64_t end) {
+  // A few units at a time, so that reading and writing are both of neighbours.
+  constexpr int64_t kBlock = 64;
+  const int64_t blocks = (layer.hidden + kBlock - 1) / kBlock;
+  parallel(layout.directions * blocks, double(kBlock) * unit, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t d = item / layout.panels, panel = item % layout.panels;
-      pack_panel(w_hh[d], layer.hidden, layout.columns, panel, 0, layer.hidden,
-                 recurrent.get() + d * layer.hidden * unit + panel * kPanel<T>, unit);
+      const int64_t d = item / blocks, block = item % blocks;
+      const int64_t first = layer.hidden * block / blocks,
+                    last = layer.hidden * (block + 1) / blocks;
+      for (int64_t panel = 0; panel < layout.panels; ++panel) {
+        T* out = recurrent.get() + (d * layer.hidden + first) * unit + panel * kPanel<T>;
+        pack_panel(w_hh[d], layer.hidden, layout.columns, panel, first, last, out, unit);
+      }
     }
   });
 
@@ -161,12 +168,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
     store_state(layout, carry.dh.get(), carry.stride, dh0.data_ptr<T>());
     store_state(layout, carry.dc.get(), carry.stride, dc0.data_ptr<T>());
     for (int64_t d = 0; d < directions; ++d) {
-      const auto gradients = [&](const Group& g, int64_t panel, int64_t count, T*) {
-        return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, g.row),
+      const auto in_place = [&](int64_t panel, int64_t count) {
+        return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, 0),
                          layout.rows * kPanel<T>, count};
       };
-      input_gradient<T>(w_ih[d], input, layout.columns, layer.nr().sequence(), layer.nr().scale(),
-                        gradients, dx.data_ptr<Sum<T>>());
+      input_gradient<T>(
+          w_ih[d], input, layout.columns, layer.nr().sequence(), layer.nr().scale(),
+          [=] { return in_place; }, dx.data_ptr<Sum<T>>());
     }
   });
   return {dgates, dx.to(x.scalar_type()), dh0, dc0};

@@ -49,6 +49,9 @@ class Columns {
   int64_t limit_, panel_step_, vector_step_, gate_step_;
 };
 
+// How many units ahead pack_panel prefetches.
+constexpr int64_t kPackAhead = 64;
+
 // One row of a panel, from the four vectors and back.
 template <typename T>
 void store_row(const typename Operand<T>::Sums* vectors, T* row) {
@@ -76,13 +79,10 @@ bool for_blocks(int64_t begin, int64_t end, F f) {
   return true;
 }
 
-// The first count of the rows w [lanes], a vector of each; the other ones stay as they are. A panel
-// reads more rows at once than the processor sees streams: it is told what follows.
+// The first count of the rows w [lanes], a vector of each; the other ones stay as they are.
 template <typename W>
 void load_block(const W* w, int64_t stride, int64_t count, typename Operand<W>::Sums* rows) {
   constexpr int lanes = kSumLanes<W>;
-  constexpr int64_t kAhead = 256 / sizeof(W);
-  for (int64_t i = 0; i < count; ++i) __builtin_prefetch(w + i * stride + kAhead);
   if (count == lanes) {
     for (int i = 0; i < lanes; ++i) rows[i] = Operand<W>::load_values(w + i * stride, lanes);
   } else {
@@ -91,7 +91,8 @@ void load_block(const W* w, int64_t stride, int64_t count, typename Operand<W>::
 }
 
 // One panel of the units [begin, end) of w [columns, units]: kPanel values every `stride` of out;
-// padding is zero.
+// padding is zero. It reads from more rows at a time than the processor sees streams, so what
+// follows there, or in the next panel, is prefetched.
 template <typename T, typename W>
 void pack_panel(const W* w, int64_t units, const Columns<Sum<T>>& columns, int64_t panel,
                 int64_t begin, int64_t end, T* out, int64_t stride = kPanel<T>) {
@@ -103,7 +104,11 @@ void pack_panel(const W* w, int64_t units, const Columns<Sum<T>>& columns, int64
     T* to = out + v * S::kLanes;
     const bool done = for_blocks<Sum<T>>(begin, end, [&](int64_t u) {
       typename S::Vector block[O::kDepth][S::kLanes] = {};
+      const bool here = u + kPackAhead < end;
+      const int64_t ahead = u + kPackAhead - (here ? 0 : end - begin);
       for (int d = 0; d < O::kDepth; ++d) {
+        const W* next = w + columns.first(here ? panel : panel + 1, v + d) * units + ahead;
+        for (int i = 0; i < S::kLanes; ++i) __builtin_prefetch(next + i * units, 0, 2);
         load_block(from(d) + u, units, count(d), block[d]);
         S::transpose(block[d]);
       }

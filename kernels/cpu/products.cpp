@@ -85,18 +85,19 @@ void tile(int64_t depth, Out out, Operands operands, Factor factor) {
   }
 }
 
-// sums [Rows][Kept] += g w^T over all columns of the panels, each still a vector; weights ahead
-// into the L2 cache. Not inline: among the values of its caller GCC 12 loses a quarter of its
-// speed.
+// sums [Rows][Kept] = g w^T over all columns of the panels, or added to it, each still a vector;
+// weights ahead into the L2 cache. Not inline: among the values of its caller GCC 12 loses a
+// quarter of its speed.
 template <typename T, int Rows, int Kept>
 [[gnu::noinline]] void dot_tile(Panels<T> g, const T* const* w, const T* const* ahead,
-                                int64_t stride, typename Simd<Sum<T>>::Vector* sums) {
+                                int64_t stride, bool add, typename Simd<Sum<T>>::Vector* sums) {
   using O = Operand<T>;
   typename Simd<Sum<T>>::Vector sum[Rows][Kept];
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 8
-    for (int k = 0; k < Kept; ++k) sum[i][k] = sums[i * Kept + k];
+    for (int k = 0; k < Kept; ++k)
+      sum[i][k] = add ? sums[i * Kept + k] : typename Simd<Sum<T>>::Vector{};
   }
   for (int64_t panel = 0; panel < g.count; ++panel) {
     for (int k = 0; k < Kept; ++k) prefetch<kPanel<T>>(ahead[k] + panel * stride);
@@ -188,7 +189,7 @@ void wg(const T* a, int64_t rows, const T* g, Units units, Sum<T>* d) {
     for (int64_t column = 0; column < kPanel<T>; column += kTileVectors * kSumLanes<T>) {
       const auto out = [=](int64_t i) { return d + ids[i] * kPanel<T> + column; };
       const auto operands = [=](int64_t pair, auto* by_sum) {
-        prefetch_sums<kTileVectors * kSumLanes<T>>(out(std::min(height + pair, last)));
+        prefetch_to_write<kTileVectors * kSumLanes<T>>(out(std::min(height + pair, last)));
         const T* from = gradients + (pair * kPanel<T> + column) * O::kDepth;
 #pragma GCC unroll 8
         for (int v = 0; v < kTileVectors; ++v) by_sum[v] = O::load(from + v * O::kLanes);
@@ -209,7 +210,7 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, Sum<
   };
   for_tiles<kDotUnits>(units.count, [&](int64_t k, auto kept) {
     typename S::Vector sums[kMaxGroupRows * kDotUnits + S::kLanes];  // [rows][kept], then zeros
-    std::fill_n(sums, rows * kept + S::kLanes, typename S::Vector{});
+    std::fill_n(sums + rows * kept, S::kLanes, typename S::Vector{});
     for_parts(0, g.count, kBpPanels<T>, [&](int64_t panel, int64_t next) {
       const T *now[kept()], *ahead[kept()];
       for (int i = 0; i < kept; ++i) {
@@ -219,7 +220,8 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, Sum<
       for_tiles<kDotRows>(rows, [&](int64_t row, auto height) {
         const Panels<T> gradients = {g.data + panel * g.stride + row * kPanel<T>, g.stride,
                                      next - panel};
-        dot_tile<T, height(), kept()>(gradients, now, ahead, w.stride, sums + row * kept);
+        dot_tile<T, height(), kept()>(gradients, now, ahead, w.stride, panel > 0,
+                                      sums + row * kept);
       });
     });
 

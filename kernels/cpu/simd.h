@@ -172,12 +172,12 @@ void prefetch(const T* values) {
   for (int64_t i = 0; i < Count; i += line) __builtin_prefetch(values + i, 0, 2);
 }
 
-// Sums that will be added to next, into the L1 cache.
+// Values that will be written next, into the L1 cache.
 template <int64_t Count, typename T>
-void prefetch_sums(const T* sums) {
+void prefetch_to_write(const T* values) {
   constexpr int64_t line = 64 / sizeof(T);
 #pragma GCC unroll 8
-  for (int64_t i = 0; i < Count; i += line) __builtin_prefetch(sums + i, 1, 3);
+  for (int64_t i = 0; i < Count; i += line) __builtin_prefetch(values + i, 1, 3);
 }
 
 }  // namespace structured_dropout
