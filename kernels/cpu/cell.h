@@ -2,6 +2,7 @@
 // It stays dense: dropout must not touch the cell state.
 #pragma once
 
+#include "pack.h"
 #include "simd.h"
 
 namespace structured_dropout {
@@ -27,19 +28,22 @@ typename Simd<T>::Vector cell_fp(T* gates, const T* c_previous, T* c) {
 // From the activated gates and the gradient of h to the gradients of the gates' sums. dc is that of
 // c through the later steps on entry, and that of c_previous on return.
 template <typename T>
-void cell_bp(const T* gates, const T* c_previous, const T* c, typename Simd<T>::Vector dh, T* dc,
-             T* dgates) {
-  using S = Simd<T>;
+void cell_bp(const Sum<T>* gates, const Sum<T>* c_previous, const Sum<T>* c,
+             typename Operand<T>::Sums dh, Sum<T>* dc, T* dgates) {
+  using S = Simd<Sum<T>>;
   const auto i = S::load(gates);
   const auto f = S::load(gates + S::kLanes);
   const auto g = S::load(gates + 2 * S::kLanes);
   const auto o = S::load(gates + 3 * S::kLanes);
   const auto tanh_c = S::tanh(S::load(c));
-  const auto dc_new = S::load(dc) + dh * o * (T(1) - tanh_c * tanh_c);
-  S::store(dgates, dc_new * g * i * (T(1) - i));
-  S::store(dgates + S::kLanes, dc_new * S::load(c_previous) * f * (T(1) - f));
-  S::store(dgates + 2 * S::kLanes, dc_new * i * (T(1) - g * g));
-  S::store(dgates + 3 * S::kLanes, dh * tanh_c * o * (T(1) - o));
+  const auto dc_new = S::load(dc) + dh * o * (1 - tanh_c * tanh_c);
+  const typename S::Vector sums[] = {
+      dc_new * g * i * (1 - i),
+      dc_new * S::load(c_previous) * f * (1 - f),
+      dc_new * i * (1 - g * g),
+      dh * tanh_c * o * (1 - o),
+  };
+  store_row(sums, dgates);
   S::store(dc, dc_new * f);
 }
 

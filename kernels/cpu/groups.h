@@ -31,9 +31,10 @@ struct Units {
 struct Group {
   int64_t row, rows;
   Units units;
-  int64_t offset;  // of its [kept][rows] block among those of all groups, in elements
+  int64_t offset;  // of its block of kept values among those of all groups, in elements
 
-  int64_t elements() const { return units.count * rows; }
+  // Room for the block as pairs of units or pairs of rows (gather.h).
+  int64_t elements() const { return (units.count + 1) / 2 * 2 * ((rows + 1) / 2 * 2); }
 };
 
 // A block of this many rows and a panel's columns stay in the L1 cache through a product.
@@ -49,7 +50,7 @@ class Groups {
     });
   }
 
-  // Kept values of all groups.
+  // Room for the kept values of all groups.
   int64_t elements() const { return elements_; }
   int64_t size() const { return groups_.size(); }
   const Group& operator[](int64_t i) const { return groups_[i]; }

@@ -33,13 +33,14 @@ LayerWeights::LayerWeights(at::TensorList flat, int64_t directions) {
   check_matrix("w_hh", w_hh[0]);
 }
 
-void LayerWeights::check(const at::Tensor& other, int64_t input, int64_t hidden) const {
+void LayerWeights::check(const at::Tensor& activations, int64_t input, int64_t hidden) const {
+  check_weight("w_ih", w_ih[0], activations, {4 * hidden, input});
   for (size_t d = 0; d < w_ih.size(); ++d) {
-    check_like("w_ih", w_ih[d], other, {4 * hidden, input});
-    check_like("w_hh", w_hh[d], other, {4 * hidden, hidden});
+    check_like("w_ih", w_ih[d], w_ih[0], {4 * hidden, input});
+    check_like("w_hh", w_hh[d], w_ih[0], {4 * hidden, hidden});
     if (b_ih.empty()) continue;
-    check_like("b_ih", b_ih[d], other, {4 * hidden});
-    check_like("b_hh", b_hh[d], other, {4 * hidden});
+    check_like("b_ih", b_ih[d], w_ih[0], {4 * hidden});
+    check_like("b_hh", b_hh[d], w_ih[0], {4 * hidden});
   }
 }
 

@@ -21,8 +21,8 @@ struct LayerWeights {
   int64_t input() const { return w_ih[0].size(1); }
   int64_t hidden() const { return w_hh[0].size(1); }
 
-  // Throws unless all have the type of `other` and the shapes of one layer.
-  void check(const at::Tensor& other, int64_t input, int64_t hidden) const;
+  // Throws unless they have the shapes of one layer and one type, which goes with such activations.
+  void check(const at::Tensor& activations, int64_t input, int64_t hidden) const;
 
   std::vector<at::Tensor> w_ih, w_hh, b_ih, b_hh;
 };
@@ -52,14 +52,14 @@ struct Layer {
 template <typename T>
 struct Layout {
   explicit Layout(const Layer& layer)
-      : columns(Columns<T>::gates(layer.hidden)),
+      : columns(Columns<Sum<T>>::gates(layer.hidden)),
         panels(columns.panels()),
         directions(layer.directions()),
         hidden(layer.hidden),
         rows(layer.rows()),
         batch(layer.batch()) {}
 
-  static constexpr int64_t kLanes = Simd<T>::kLanes;
+  static constexpr int64_t kLanes = kSumLanes<T>;
 
   // Gates, or their gradients: [directions][panels][rows][kPanel].
   int64_t gates(int64_t d, int64_t panel, int64_t row) const {
@@ -80,7 +80,7 @@ struct Layout {
   // Hidden units of a panel that exist; the other lanes are padding.
   int64_t units(int64_t panel) const { return columns.count(panel, 0); }
 
-  Columns<T> columns;
+  Columns<Sum<T>> columns;
   int64_t panels, directions, hidden, rows, batch;
 };
 

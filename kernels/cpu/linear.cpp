@@ -1,11 +1,11 @@
 // A linear layer whose input was dropped by units: the softmax layer of a language model, for one.
-#include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <tuple>
 
 #include "checks.h"
+#include "dispatch.h"
 #include "gather.h"
 #include "input_gradient.h"
 #include "memory.h"
@@ -27,89 +27,102 @@ StepMask input_mask(const char* name, const at::Tensor& rows, at::IntArrayRef si
   return unpack_masks(sequence, masks, units)[0];
 }
 
-// One panel's columns of the rows of y [rows, outputs], to and from [rows][kPanel]; padding is
-// zero.
+// A few panels at a time of y [rows, outputs], as [panel][rows][kPanel]; padding is zero.
 template <typename T>
-void load_panel(const T* y, int64_t outputs, int64_t panel, int64_t rows, T* out) {
-  const int64_t columns = std::min(kPanel<T>, outputs - panel * kPanel<T>);
+class PanelsOf {
+ public:
+  PanelsOf(const T* y, int64_t rows, int64_t outputs, int64_t most)
+      : y_(y),
+        rows_(rows),
+        outputs_(outputs),
+        columns_(Columns<Sum<T>>::linear(outputs)),
+        panels_(most * rows * kPanel<T>) {}
+
+  // Those from `first` on; they stay until the next call.
+  Panels<T> operator()(int64_t first, int64_t count) const {
+    for (int64_t row = 0; row < rows_; ++row) {  // a row's columns lie side by side in y
+      for (int64_t p = 0; p < count; ++p) {
+        typename Operand<T>::Sums vectors[kPanelVectors];
+        for (int v = 0; v < kPanelVectors; ++v) {
+          vectors[v] = Operand<T>::load_values(y_ + row * outputs_ + columns_.first(first + p, v),
+                                               columns_.count(first + p, v));
+        }
+        store_row(vectors, panels_.get() + (p * rows_ + row) * kPanel<T>);
+      }
+    }
+    return {panels_.get(), rows_ * kPanel<T>, count};
+  }
+
+ private:
+  const T* y_;
+  int64_t rows_, outputs_;
+  Columns<Sum<T>> columns_;
+  Scratch<T> panels_;
+};
+
+// The way back for the sums of some rows [rows][kPanel].
+template <typename T>
+void store_panel(const Sum<T>* sums, const Columns<Sum<T>>& columns, int64_t outputs, int64_t panel,
+                 int64_t rows, T* y) {
   for (int64_t row = 0; row < rows; ++row) {
-    const T* from = y + row * outputs + panel * kPanel<T>;
-    T* to = out + row * kPanel<T>;
-    if (columns == kPanel<T>) {
-      std::copy_n(from, kPanel<T>, to);
-    } else {
-      std::fill(std::copy_n(from, columns, to), to + kPanel<T>, T(0));
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const auto values = Simd<Sum<T>>::load(sums + row * kPanel<T> + v * kSumLanes<T>);
+      Operand<T>::store_values(y + row * outputs + columns.first(panel, v), values,
+                               columns.count(panel, v));
     }
   }
 }
 
-template <typename T>
-void store_panel(const T* in, int64_t outputs, int64_t panel, int64_t rows, T* y) {
-  const int64_t columns = std::min(kPanel<T>, outputs - panel * kPanel<T>);
-  for (int64_t row = 0; row < rows; ++row) {
-    T* to = y + row * outputs + panel * kPanel<T>;
-    if (columns == kPanel<T>) {
-      std::copy_n(in + row * kPanel<T>, kPanel<T>, to);
-    } else {
-      std::copy_n(in + row * kPanel<T>, columns, to);
-    }
-  }
-}
-
-template <typename T>
-void fp(const T* x, const T* weight, const T* bias, int64_t rows, int64_t units, int64_t outputs,
-        const Groups& groups, T scale, T* y) {
-  const auto columns = Columns<T>::linear(outputs);
-  const Scratch<T> gathered = gather_groups(row_pointers(x, rows, units), groups, scale);
+template <typename T, typename W>
+void fp(const T* x, const W* weight, const W* bias, int64_t rows, int64_t units, int64_t outputs,
+        const Groups& groups, Sum<T> scale, T* y) {
+  const auto columns = Columns<Sum<T>>::linear(outputs);
+  const Scratch<T> gathered =
+      gather_groups(row_pointers(x, rows, units), groups, scale, gather_units<T>);
   parallel(columns.panels(), double(groups.elements()) * kPanel<T>,
            [&](int64_t begin, int64_t end) {
-             const Scratch<T> weights(units * kPanel<T>), sums(kMaxGroupRows * kPanel<T>),
-                 biases(kPanel<T>);
+             const Scratch<T> weights(units * kPanel<T>);
+             const Scratch<Sum<T>> sums(kMaxGroupRows * kPanel<T>), biases(kPanel<T>);
              for (int64_t panel = begin; panel < end; ++panel) {
                pack_panel(weight, units, columns, panel, 0, units, weights.get());
                pack_vector(bias, columns, panel, biases.get());
                for (const Group& g : groups) {
-                 for (int64_t row = 0; row < g.rows; ++row)
+                 for (int64_t row = 0; row < g.rows; ++row) {
+                   prefetch_to_write<kPanel<T>>(y + (g.row + row) * outputs + panel * kPanel<T>);
                    std::copy_n(biases.get(), kPanel<T>, sums.get() + row * kPanel<T>);
+                 }
                  fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums.get());
-                 store_panel(sums.get(), outputs, panel, g.rows, y + g.row * outputs);
+                 store_panel(sums.get(), columns, outputs, panel, g.rows, y + g.row * outputs);
                }
              }
            });
 }
 
-template <typename T>
-void bp(const T* dy, const T* weight, int64_t units, int64_t outputs, const Groups& groups, T scale,
-        T* dx) {
-  const auto gradients = [=](const Group& g, int64_t panel, int64_t count, T* scratch) {
-    for (int64_t p = 0; p < count; ++p) {
-      load_panel(dy + g.row * outputs, outputs, panel + p, g.rows,
-                 scratch + p * g.rows * kPanel<T>);
-    }
-    return Panels<T>{scratch, g.rows * kPanel<T>, count};
-  };
-  input_gradient(weight, units, Columns<T>::linear(outputs), groups, scale, gradients, dx);
+template <typename T, typename W>
+void bp(const T* dy, const W* weight, int64_t rows, int64_t units, int64_t outputs,
+        const Groups& groups, Sum<T> scale, Sum<T>* dx) {
+  const auto gradients = [=] { return PanelsOf<T>(dy, rows, outputs, kBlockPanels<T>); };
+  input_gradient<T>(weight, units, Columns<Sum<T>>::linear(outputs), groups, scale, gradients, dx);
 }
 
 template <typename T>
 void wg(const T* x, const T* dy, int64_t rows, int64_t units, int64_t outputs, const Groups& groups,
-        T scale, T* dweight, T* dbias) {
-  const auto columns = Columns<T>::linear(outputs);
-  const Scratch<T> gathered = gather_groups(row_pointers(x, rows, units), groups, scale);
+        Sum<T> scale, Sum<T>* dweight, Sum<T>* dbias) {
+  const auto columns = Columns<Sum<T>>::linear(outputs);
+  const Scratch<T> gathered =
+      gather_groups(row_pointers(x, rows, units), groups, scale, gather_rows<T>);
   parallel(columns.panels(), double(groups.elements()) * kPanel<T>,
            [&](int64_t begin, int64_t end) {
-             const Scratch<T> sums(units * kPanel<T>), gradients(kMaxGroupRows * kPanel<T>),
-                 biases(kPanel<T>);
+             const PanelsOf<T> gradients(dy, rows, outputs, 1);
+             const Scratch<Sum<T>> sums(units * kPanel<T>), biases(kPanel<T>);
              for (int64_t panel = begin; panel < end; ++panel) {
-               std::fill_n(sums.get(), units * kPanel<T>, T(0));
-               std::fill_n(biases.get(), kPanel<T>, T(0));
-               for (const Group& g : groups) {
-                 load_panel(dy + g.row * outputs, outputs, panel, g.rows, gradients.get());
-                 for (int64_t row = 0; row < g.rows; ++row) {
-                   for (int64_t i = 0; i < kPanel<T>; ++i)
-                     biases.get()[i] += gradients.get()[row * kPanel<T> + i];
-                 }
-                 wg(gathered.get() + g.offset, g.rows, gradients.get(), g.units, sums.get());
+               const T* g = gradients(panel, 1).data;
+               std::fill_n(sums.get(), units * kPanel<T>, Sum<T>(0));
+               std::fill_n(biases.get(), kPanel<T>, Sum<T>(0));
+               add_rows(g, rows, biases.get());
+               for (const Group& group : groups) {
+                 wg(gathered.get() + group.offset, group.rows, g + group.row * kPanel<T>,
+                    group.units, sums.get());
                }
                unpack_panel(sums.get(), units, columns, panel, dweight);
                unpack_vector(biases.get(), columns, panel, dbias);
@@ -122,55 +135,55 @@ void wg(const T* x, const T* dy, int64_t rows, int64_t units, int64_t outputs, c
 at::Tensor linear_fp(const at::Tensor& x_, const at::Tensor& weight_,
                      const std::optional<at::Tensor>& bias_, at::IntArrayRef sizes,
                      at::TensorList masks) {
-  check_float("x", x_);
+  check_activations("x", x_);
   check_matrix("x", x_);
   check_matrix("weight", weight_);
   const int64_t units = x_.size(1), outputs = weight_.size(0);
-  check_like("weight", weight_, x_, {outputs, units});
-  if (bias_) check_like("bias", *bias_, x_, {outputs});
+  check_weight("weight", weight_, x_, {outputs, units});
+  if (bias_) check_like("bias", *bias_, weight_, {outputs});
   const at::Tensor x = x_.contiguous(), weight = weight_.contiguous();
   const at::Tensor bias = bias_ ? bias_->contiguous() : at::Tensor();
   const StepMask mask = input_mask("x", x, sizes, masks, units);
   at::Tensor y = empty({x.size(0), outputs}, x.options());
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear_fp", [&] {
-    fp<scalar_t>(x.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(),
-                 bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr, x.size(0), units,
-                 outputs, mask.sequence(), mask.scale(), y.data_ptr<scalar_t>());
+  dispatch(x, weight, [&]<typename T, typename W>() {
+    fp(x.const_data_ptr<T>(), weight.const_data_ptr<W>(),
+       bias.defined() ? bias.const_data_ptr<W>() : nullptr, x.size(0), units, outputs,
+       mask.sequence(), mask.scale(), y.data_ptr<T>());
   });
   return y;
 }
 
 at::Tensor linear_bp(const at::Tensor& dy_, const at::Tensor& weight_, at::IntArrayRef sizes,
                      at::TensorList masks) {
-  check_float("dy", dy_);
+  check_activations("dy", dy_);
   check_matrix("dy", dy_);
   check_matrix("weight", weight_);
   const int64_t units = weight_.size(1), outputs = dy_.size(1);
-  check_like("weight", weight_, dy_, {outputs, units});
+  check_weight("weight", weight_, dy_, {outputs, units});
   const at::Tensor dy = dy_.contiguous(), weight = weight_.contiguous();
   const StepMask mask = input_mask("dy", dy, sizes, masks, units);
-  at::Tensor dx = at::zeros({dy.size(0), units}, dy.options());
-  AT_DISPATCH_FLOATING_TYPES(dy.scalar_type(), "linear_bp", [&] {
-    bp<scalar_t>(dy.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(), units, outputs,
-                 mask.sequence(), mask.scale(), dx.data_ptr<scalar_t>());
+  at::Tensor dx = at::zeros({dy.size(0), units}, dy.options().dtype(sum_type(dy)));
+  dispatch(dy, weight, [&]<typename T, typename W>() {
+    bp(dy.const_data_ptr<T>(), weight.const_data_ptr<W>(), dy.size(0), units, outputs,
+       mask.sequence(), mask.scale(), dx.data_ptr<Sum<T>>());
   });
-  return dx;
+  return dx.to(dy.scalar_type());
 }
 
 std::tuple<at::Tensor, at::Tensor> linear_wg(const at::Tensor& x_, const at::Tensor& dy_,
                                              at::IntArrayRef sizes, at::TensorList masks) {
-  check_float("x", x_);
+  check_activations("x", x_);
   check_matrix("x", x_);
   check_matrix("dy", dy_);
   const int64_t units = x_.size(1), outputs = dy_.size(1);
   check_like("dy", dy_, x_, {x_.size(0), outputs});
   const at::Tensor x = x_.contiguous(), dy = dy_.contiguous();
   const StepMask mask = input_mask("x", x, sizes, masks, units);
-  at::Tensor dweight = empty({outputs, units}, x.options()), dbias = empty({outputs}, x.options());
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear_wg", [&] {
-    wg<scalar_t>(x.const_data_ptr<scalar_t>(), dy.const_data_ptr<scalar_t>(), x.size(0), units,
-                 outputs, mask.sequence(), mask.scale(), dweight.data_ptr<scalar_t>(),
-                 dbias.data_ptr<scalar_t>());
+  const auto summed = x.options().dtype(sum_type(x));
+  at::Tensor dweight = empty({outputs, units}, summed), dbias = empty({outputs}, summed);
+  dispatch(x, [&]<typename T>() {
+    wg(x.const_data_ptr<T>(), dy.const_data_ptr<T>(), x.size(0), units, outputs, mask.sequence(),
+       mask.scale(), dweight.data_ptr<Sum<T>>(), dbias.data_ptr<Sum<T>>());
   });
   return {dweight, dbias};
 }

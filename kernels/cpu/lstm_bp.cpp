@@ -1,6 +1,5 @@
 // BP of an LSTM layer: back through the steps to the gradients of the gates, then to those of the
 // input.
-#include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -11,6 +10,7 @@
 
 #include "cell.h"
 #include "checks.h"
+#include "dispatch.h"
 #include "input_gradient.h"
 #include "layer.h"
 #include "memory.h"
@@ -32,21 +32,21 @@ struct Carry {
         dc(layout.directions * layout.batch * stride) {}
 
   int64_t stride;
-  Scratch<T> dh, dc;
+  Scratch<Sum<T>> dh, dc;
 };
 
 // The state's gradients [directions][batch][hidden], or zeros, to the carry; and back.
 template <typename T>
-void load_state(const Layout<T>& layout, const T* state, int64_t stride, T* carry) {
+void load_state(const Layout<T>& layout, const T* state, int64_t stride, Sum<T>* carry) {
   for (int64_t row = 0; row < layout.directions * layout.batch; ++row) {
-    T* to = carry + row * stride;
+    Sum<T>* to = carry + row * stride;
     if (state) to = std::copy_n(state + row * layout.hidden, layout.hidden, to);
-    std::fill(to, carry + (row + 1) * stride, T(0));
+    std::fill(to, carry + (row + 1) * stride, Sum<T>(0));
   }
 }
 
 template <typename T>
-void store_state(const Layout<T>& layout, const T* carry, int64_t stride, T* state) {
+void store_state(const Layout<T>& layout, const Sum<T>* carry, int64_t stride, T* state) {
   for (int64_t row = 0; row < layout.directions * layout.batch; ++row) {
     std::copy_n(carry + row * stride, layout.hidden, state + row * layout.hidden);
   }
@@ -55,23 +55,30 @@ void store_state(const Layout<T>& layout, const T* carry, int64_t stride, T* sta
 // Back through all steps, both directions side by side. A thread owns some hidden units: it takes a
 // step's product for them and goes on to their cells in the step before, so that threads meet once
 // a step.
-template <typename T>
-void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const Pointers<T>& w_hh,
-         Carry<T>& carry, T* dgates) {
-  using S = Simd<T>;
+template <typename T, typename W>
+void run(const Layer& layer, const T* dy, const Sum<T>* gates, const Sum<T>* cells,
+         const Pointers<W>& w_hh, Carry<T>& carry, T* dgates) {
+  using S = Simd<Sum<T>>;
   const Layout<T> layout(layer);
   const int64_t steps = layer.sequence.steps(), items = layout.directions * layout.panels;
 
   // U by unit, [directions][hidden][panels][kPanel]: each step streams whole rows of it from
   // memory. The vector between rows keeps the rows of a power-of-two size from all falling into the
   // same sets of the cache.
-  const int64_t unit = layout.panels * kPanel<T> + layout.kLanes;
+  const int64_t unit = layout.panels * kPanel<T> + Operand<T>::kLanes;
   const Scratch<T> recurrent(layout.directions * layer.hidden * unit);
-  parallel(items, double(layer.hidden) * kPanel<T>, [&](int64_t begin, int64_t end) {
+  // A few units at a time, so that reading and writing are both of neighbours.
+  constexpr int64_t kBlock = 64;
+  const int64_t blocks = (layer.hidden + kBlock - 1) / kBlock;
+  parallel(layout.directions * blocks, double(kBlock) * unit, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t d = item / layout.panels, panel = item % layout.panels;
-      pack_panel(w_hh[d], layer.hidden, layout.columns, panel, 0, layer.hidden,
-                 recurrent.get() + d * layer.hidden * unit + panel * kPanel<T>, unit);
+      const int64_t d = item / blocks, block = item % blocks;
+      const int64_t first = layer.hidden * block / blocks,
+                    last = layer.hidden * (block + 1) / blocks;
+      for (int64_t panel = 0; panel < layout.panels; ++panel) {
+        T* out = recurrent.get() + (d * layer.hidden + first) * unit + panel * kPanel<T>;
+        pack_panel(w_hh[d], layer.hidden, layout.columns, panel, first, last, out, unit);
+      }
     }
   });
 
@@ -83,26 +90,29 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
     const Panels<T> weights = {recurrent.get() + d * layer.hidden * unit, kPanel<T>, layout.panels,
                                unit};
     for (const Group& g : layer.rh(d).step(t)) {
-      T* dh = carry.dh.get() + (d * layout.batch + g.row - layer.sequence.first(t)) * carry.stride;
+      Sum<T>* dh =
+          carry.dh.get() + (d * layout.batch + g.row - layer.sequence.first(t)) * carry.stride;
       for (int64_t row = 0; row < g.rows; ++row) {
-        std::fill(dh + row * carry.stride + first, dh + row * carry.stride + last, T(0));
+        std::fill(dh + row * carry.stride + first, dh + row * carry.stride + last, Sum<T>(0));
       }
       const Panels<T> gradients = {dgates + layout.gates(d, 0, g.row), layout.rows * kPanel<T>,
                                    layout.panels};
-      bp(gradients, g.rows, weights, 0, g.units.between(first, last), T(layer.rh(d).scale()), dh,
-         carry.stride);
+      bp(gradients, g.rows, weights, 0, g.units.between(first, last), Sum<T>(layer.rh(d).scale()),
+         dh, carry.stride);
     }
   };
   const auto cell = [&](int64_t d, int64_t panel, int64_t row, int64_t b) {
-    const T* c = cells + layout.cells(d, panel, 0);
+    const Sum<T>* c = cells + layout.cells(d, panel, 0);
     const int64_t state = (d * layout.batch + b) * carry.stride + panel * S::kLanes;
     auto dh = S::load(carry.dh.get() + state);
     if (dy) {
-      dh += S::load(dy + (row * layout.directions + d) * layer.hidden + panel * S::kLanes,
-                    layout.units(panel));
+      dh += Operand<T>::load_values(
+          dy + (row * layout.directions + d) * layer.hidden + panel * S::kLanes,
+          layout.units(panel));
     }
-    cell_bp(gates + layout.gates(d, panel, row), c + cell_before[d][row] * S::kLanes,
-            c + row * S::kLanes, dh, carry.dc.get() + state, dgates + layout.gates(d, panel, row));
+    cell_bp<T>(gates + layout.gates(d, panel, row), c + cell_before[d][row] * S::kLanes,
+               c + row * S::kLanes, dh, carry.dc.get() + state,
+               dgates + layout.gates(d, panel, row));
   };
 
   for (int64_t s = steps; s >= 0; --s) {
@@ -124,48 +134,50 @@ void run(const Layer& layer, const T* dy, const T* gates, const T* cells, const 
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
-    const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n,
+    const at::Tensor& x, const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n,
     const std::optional<at::Tensor>& dc_n, at::TensorList flat_weights, const at::Tensor& gates,
     const at::Tensor& cells, at::IntArrayRef sizes, at::TensorList masks) {
-  check_float("gates", gates);
+  check_activations("x", x);
   TORCH_CHECK(gates.dim() == 4, "gates must have 4 dimensions, has shape ", gates.sizes());
   const int64_t directions = gates.size(0);
   const LayerWeights weights(flat_weights, directions);
   const int64_t input = weights.input(), hidden = weights.hidden();
   const Layer layer(input, hidden, directions, sizes, masks);
-  weights.check(gates, input, hidden);
-  if (dy) check_like("dy", *dy, gates, {layer.rows(), directions * hidden});
-  if (dh_n) check_like("dh_n", *dh_n, gates, {directions, layer.batch(), hidden});
-  if (dc_n) check_like("dc_n", *dc_n, gates, {directions, layer.batch(), hidden});
+  weights.check(x, input, hidden);
+  check_shape("x", x, {layer.rows(), input});
+  if (dy) check_like("dy", *dy, x, {layer.rows(), directions * hidden});
+  if (dh_n) check_like("dh_n", *dh_n, x, {directions, layer.batch(), hidden});
+  if (dc_n) check_like("dc_n", *dc_n, x, {directions, layer.batch(), hidden});
 
-  const auto options = gates.options();
-  at::Tensor dgates = empty(gates.sizes(), options), dx = at::zeros({layer.rows(), input}, options);
+  const auto options = x.options(), summed = options.dtype(sum_type(x));
+  at::Tensor dgates = empty(gates.sizes(), options), dx = at::zeros({layer.rows(), input}, summed);
   at::Tensor dh0 = empty({directions, layer.batch(), hidden}, options), dc0 = at::empty_like(dh0);
-  AT_DISPATCH_FLOATING_TYPES(gates.scalar_type(), "lstm_bp", [&] {
-    using T = scalar_t;
+  dispatch(x, weights.w_hh[0], [&]<typename T, typename W>() {
     const Layout<T> layout(layer);
-    check_shape("gates", gates, {directions, layout.panels, layout.rows, kPanel<T>});
+    check_like("gates", gates, dx, {directions, layout.panels, layout.rows, kPanel<T>});
     check_like("cells", cells, gates,
                {directions, layout.panels, layout.rows + layout.batch, layout.kLanes});
     const at::Tensor gates_ = gates.contiguous(), cells_ = cells.contiguous();
-    const Pointers<T> dy_(dy), dh_n_(dh_n), dc_n_(dc_n), w_ih(weights.w_ih), w_hh(weights.w_hh);
+    const Pointers<T> dy_(dy), dh_n_(dh_n), dc_n_(dc_n);
+    const Pointers<W> w_ih(weights.w_ih), w_hh(weights.w_hh);
     Carry<T> carry(layout);
     load_state(layout, dh_n_[0], carry.stride, carry.dh.get());
     load_state(layout, dc_n_[0], carry.stride, carry.dc.get());
-    run(layer, dy_[0], gates_.const_data_ptr<T>(), cells_.const_data_ptr<T>(), w_hh, carry,
-        dgates.data_ptr<T>());
+    run(layer, dy_[0], gates_.const_data_ptr<Sum<T>>(), cells_.const_data_ptr<Sum<T>>(), w_hh,
+        carry, dgates.data_ptr<T>());
     store_state(layout, carry.dh.get(), carry.stride, dh0.data_ptr<T>());
     store_state(layout, carry.dc.get(), carry.stride, dc0.data_ptr<T>());
     for (int64_t d = 0; d < directions; ++d) {
-      const auto gradients = [&](const Group& g, int64_t panel, int64_t count, T*) {
-        return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, g.row),
+      const auto in_place = [&](int64_t panel, int64_t count) {
+        return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, 0),
                          layout.rows * kPanel<T>, count};
       };
-      input_gradient(w_ih[d], input, layout.columns, layer.nr().sequence(), T(layer.nr().scale()),
-                     gradients, dx.data_ptr<T>());
+      input_gradient<T>(
+          w_ih[d], input, layout.columns, layer.nr().sequence(), layer.nr().scale(),
+          [=] { return in_place; }, dx.data_ptr<Sum<T>>());
     }
   });
-  return {dgates, dx, dh0, dc0};
+  return {dgates, dx.to(x.scalar_type()), dh0, dc0};
 }
 
 }  // namespace structured_dropout

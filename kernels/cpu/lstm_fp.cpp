@@ -1,6 +1,5 @@
 // FP of an LSTM layer: the input products of the whole sequence, then step by step the recurrent
 // products and the cells.
-#include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
 
@@ -10,6 +9,7 @@
 
 #include "cell.h"
 #include "checks.h"
+#include "dispatch.h"
 #include "gather.h"
 #include "layer.h"
 #include "memory.h"
@@ -21,29 +21,31 @@
 namespace structured_dropout {
 namespace {
 
-template <typename T>
+template <typename W>
 struct Parameters {
-  Pointers<T> w_ih, w_hh, b_ih, b_hh;
+  Pointers<W> w_ih, w_hh, b_ih, b_hh;
 };
 
 template <typename T>
 struct States {
   const T *h0, *c0;
-  T *y, *gates, *cells;
+  T* y;
+  Sum<T>*gates, *cells;
 };
 
 // gates = bias + (x * nr) W^T for the whole sequence, and what the first step needs: weights and
 // initial states.
-template <typename T>
-void start(const Layer& layer, const T* x, const Parameters<T>& parameters, const States<T>& states,
+template <typename T, typename W>
+void start(const Layer& layer, const T* x, const Parameters<W>& parameters, const States<T>& states,
            T* recurrent) {
   const Layout<T> layout(layer);
   const Groups& groups = layer.nr().sequence();
-  const Scratch<T> gathered =
-      gather_groups(row_pointers(x, layout.rows, layer.input), groups, T(layer.nr().scale()));
+  const Scratch<T> gathered = gather_groups(row_pointers(x, layout.rows, layer.input), groups,
+                                            layer.nr().scale(), gather_units<T>);
   const double cost = double(groups.elements() + layer.hidden) * kPanel<T>;
   parallel(layout.directions * layout.panels, cost, [&](int64_t begin, int64_t end) {
-    const Scratch<T> weights(layer.input * kPanel<T>), bias(kPanel<T>), bias_hh(kPanel<T>);
+    const Scratch<T> weights(layer.input * kPanel<T>);
+    const Scratch<Sum<T>> bias(kPanel<T>), bias_hh(kPanel<T>);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t d = item / layout.panels, panel = item % layout.panels;
       pack_panel(parameters.w_ih[d], layer.input, layout.columns, panel, 0, layer.input,
@@ -54,19 +56,19 @@ void start(const Layer& layer, const T* x, const Parameters<T>& parameters, cons
       pack_vector(parameters.b_hh[d], layout.columns, panel, bias_hh.get());
       for (int64_t i = 0; i < kPanel<T>; ++i) bias.get()[i] += bias_hh.get()[i];
 
-      T* gates = states.gates + layout.gates(d, panel, 0);
+      Sum<T>* gates = states.gates + layout.gates(d, panel, 0);
       for (const Group& g : groups) {
-        T* sums = gates + g.row * kPanel<T>;
+        Sum<T>* sums = gates + g.row * kPanel<T>;
         for (int64_t row = 0; row < g.rows; ++row)
           std::copy_n(bias.get(), kPanel<T>, sums + row * kPanel<T>);
         fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums);
       }
 
-      T* c0 = states.cells + layout.cells(d, panel, layout.rows);
+      Sum<T>* c0 = states.cells + layout.cells(d, panel, layout.rows);
       for (int64_t b = 0; b < layout.batch; ++b) {
         const T* from = states.c0 + (d * layout.batch + b) * layer.hidden + panel * layout.kLanes;
         std::fill(std::copy_n(from, layout.units(panel), c0 + b * layout.kLanes),
-                  c0 + (b + 1) * layout.kLanes, T(0));
+                  c0 + (b + 1) * layout.kLanes, Sum<T>(0));
       }
     }
   });
@@ -75,7 +77,7 @@ void start(const Layer& layer, const T* x, const Parameters<T>& parameters, cons
 // All steps of both directions, which run side by side.
 template <typename T>
 void run(const Layer& layer, const States<T>& states, const T* recurrent) {
-  using S = Simd<T>;
+  using S = Simd<Sum<T>>;
   const Layout<T> layout(layer);
   const int64_t steps = layer.sequence.steps();
 
@@ -88,8 +90,7 @@ void run(const Layer& layer, const States<T>& states, const T* recurrent) {
     state_before.push_back(previous_states(layer, d, states.h0, states.y));
   }
 
-  // The kept hidden states that a step reads, as [kept][rows]: one buffer is read while the next
-  // one fills.
+  // The kept hidden states that a step reads: one buffer is read while the next one fills.
   const Scratch<T> kept_states(2 * layout.directions * most);
   const auto kept_state = [&](int64_t d, int64_t s) {
     return kept_states.get() + (2 * d + s % 2) * most;
@@ -97,19 +98,19 @@ void run(const Layer& layer, const States<T>& states, const T* recurrent) {
   const auto gather = [&](int64_t d, int64_t s, int64_t panel) {
     const StepMask& mask = layer.rh(d);
     for (const Group& g : mask.step(layer.orders[d].step(s))) {
-      const Units units = g.units.between(panel * S::kLanes, (panel + 1) * S::kLanes);
-      T* out = kept_state(d, s) + g.offset + (units.ids - g.units.ids) * g.rows;
-      gather_transposed(state_before[d].data() + g.row, g.rows, units, T(mask.scale()), out,
-                        g.rows);
+      gather_some_units(state_before[d].data() + g.row, g,
+                        g.units.between(panel * S::kLanes, (panel + 1) * S::kLanes), mask.scale(),
+                        kept_state(d, s) + g.offset);
     }
   };
   const auto cells = [&](int64_t d, int64_t panel, int64_t row) {
     prefetch<kPanel<T>>(states.gates + layout.gates(d, panel + 1, row));
-    T* cell = states.cells + layout.cells(d, panel, 0);
+    Sum<T>* cell = states.cells + layout.cells(d, panel, 0);
     const auto h = cell_fp(states.gates + layout.gates(d, panel, row),
                            cell + cell_before[d][row] * S::kLanes, cell + row * S::kLanes);
-    S::store(states.y + (row * layout.directions + d) * layer.hidden + panel * S::kLanes, h,
-             layout.units(panel));
+    Operand<T>::store_values(
+        states.y + (row * layout.directions + d) * layer.hidden + panel * S::kLanes, h,
+        layout.units(panel));
   };
 
   for (int64_t d = 0; d < layout.directions; ++d) {
@@ -149,8 +150,8 @@ void finish(const Layer& layer, const States<T>& states, T* h_n, T* c_n) {
   }
 }
 
-template <typename T>
-void forward(const Layer& layer, const T* x, const Parameters<T>& parameters,
+template <typename T, typename W>
+void forward(const Layer& layer, const T* x, const Parameters<W>& parameters,
              const States<T>& states, T* h_n, T* c_n) {
   const Layout<T> layout(layer);
   const Scratch<T> recurrent(layout.recurrent(layout.directions, 0));
@@ -164,7 +165,7 @@ void forward(const Layer& layer, const T* x, const Parameters<T>& parameters,
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
     const at::Tensor& x, const at::Tensor& h0, const at::Tensor& c0, at::TensorList flat_weights,
     at::IntArrayRef sizes, at::TensorList masks) {
-  check_float("x", x);
+  check_activations("x", x);
   check_matrix("x", x);
   check_state("h0", h0);
   const int64_t directions = h0.size(0), input = x.size(1), hidden = h0.size(2);
@@ -175,20 +176,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
   check_like("c0", c0, x, {directions, layer.batch(), hidden});
   weights.check(x, input, hidden);
 
-  const auto options = x.options();
+  const auto options = x.options(), summed = options.dtype(sum_type(x));
   at::Tensor y = empty({layer.rows(), directions * hidden}, options);
   at::Tensor h_n = empty({directions, layer.batch(), hidden}, options), c_n = at::empty_like(h_n);
   at::Tensor gates, cells;
   const at::Tensor x_ = x.contiguous(), h0_ = h0.contiguous(), c0_ = c0.contiguous();
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "lstm_fp", [&] {
-    using T = scalar_t;
+  dispatch(x, weights.w_hh[0], [&]<typename T, typename W>() {
     const Layout<T> layout(layer);
-    gates = empty({directions, layout.panels, layout.rows, kPanel<T>}, options);
-    cells = empty({directions, layout.panels, layout.rows + layout.batch, layout.kLanes}, options);
-    const Parameters<T> parameters = {Pointers<T>(weights.w_ih), Pointers<T>(weights.w_hh),
-                                      Pointers<T>(weights.b_ih), Pointers<T>(weights.b_hh)};
+    gates = empty({directions, layout.panels, layout.rows, kPanel<T>}, summed);
+    cells = empty({directions, layout.panels, layout.rows + layout.batch, layout.kLanes}, summed);
+    const Parameters<W> parameters = {Pointers<W>(weights.w_ih), Pointers<W>(weights.w_hh),
+                                      Pointers<W>(weights.b_ih), Pointers<W>(weights.b_hh)};
     const States<T> states = {h0_.const_data_ptr<T>(), c0_.const_data_ptr<T>(), y.data_ptr<T>(),
-                              gates.data_ptr<T>(), cells.data_ptr<T>()};
+                              gates.data_ptr<Sum<T>>(), cells.data_ptr<Sum<T>>()};
     forward(layer, x_.const_data_ptr<T>(), parameters, states, h_n.data_ptr<T>(),
             c_n.data_ptr<T>());
   });

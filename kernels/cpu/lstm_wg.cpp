@@ -1,6 +1,5 @@
 // WG of an LSTM layer: the gradients of its weights, from those of the gates and from what its
 // products read.
-#include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "dispatch.h"
 #include "gather.h"
 #include "layer.h"
 #include "memory.h"
@@ -22,8 +22,8 @@ namespace {
 // One panel of dweight = dgates^T (inputs * mask), for inputs gathered by group.
 template <typename T>
 void weight_gradient(const Groups& groups, const T* gathered, const T* dgates, int64_t units,
-                     const Columns<T>& columns, int64_t panel, T* sums, T* dweight) {
-  std::fill_n(sums, units * kPanel<T>, T(0));
+                     const Columns<Sum<T>>& columns, int64_t panel, Sum<T>* sums, Sum<T>* dweight) {
+  std::fill_n(sums, units * kPanel<T>, Sum<T>(0));
   for (const Group& g : groups)
     wg(gathered + g.offset, g.rows, dgates + g.row * kPanel<T>, g.units, sums);
   unpack_panel(sums, units, columns, panel, dweight);
@@ -32,7 +32,7 @@ void weight_gradient(const Groups& groups, const T* gathered, const T* dgates, i
 // Where the gradients of one direction go.
 template <typename T>
 struct Gradients {
-  T *w_ih, *w_hh, *b;
+  Sum<T>*w_ih, *w_hh, *b;
 };
 
 template <typename T>
@@ -41,16 +41,16 @@ void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* 
   const Layout<T> layout(layer);
   const Groups& nr = layer.nr().sequence();
   const auto rh = [&](int64_t d) -> const Groups& { return layer.rh(d).sequence(); };
-  const Scratch<T> inputs =
-      gather_groups(row_pointers(x, layout.rows, layer.input), nr, T(layer.nr().scale()));
+  const Scratch<T> inputs = gather_groups(row_pointers(x, layout.rows, layer.input), nr,
+                                          layer.nr().scale(), gather_rows<T>);
   std::vector<Scratch<T>> states;
   for (int64_t d = 0; d < layout.directions; ++d) {
-    states.push_back(
-        gather_groups(previous_states(layer, d, h0, y), rh(d), T(layer.rh(d).scale())));
+    states.push_back(gather_groups(previous_states(layer, d, h0, y), rh(d), layer.rh(d).scale(),
+                                   gather_rows<T>));
   }
   const double cost = double(nr.elements() + rh(0).elements()) * kPanel<T>;
   parallel(layout.directions * layout.panels, cost, [&](int64_t begin, int64_t end) {
-    const Scratch<T> sums(std::max(layer.input, layer.hidden) * kPanel<T>), bias(kPanel<T>);
+    const Scratch<Sum<T>> sums(std::max(layer.input, layer.hidden) * kPanel<T>), bias(kPanel<T>);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t d = item / layout.panels, panel = item % layout.panels;
       const T* dg = dgates + layout.gates(d, panel, 0);
@@ -58,7 +58,8 @@ void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* 
                       gradients[d].w_ih);
       weight_gradient(rh(d), states[d].get(), dg, layer.hidden, layout.columns, panel, sums.get(),
                       gradients[d].w_hh);
-      sum_rows(dg, layout.rows, bias.get());
+      std::fill_n(bias.get(), kPanel<T>, Sum<T>(0));
+      add_rows(dg, layout.rows, bias.get());
       unpack_vector(bias.get(), layout.columns, panel, gradients[d].b);
     }
   });
@@ -69,7 +70,7 @@ void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* 
 std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Tensor>> lstm_wg(
     const at::Tensor& x, const at::Tensor& h0, const at::Tensor& y, const at::Tensor& dgates,
     at::IntArrayRef sizes, at::TensorList masks) {
-  check_float("x", x);
+  check_activations("x", x);
   check_matrix("x", x);
   check_state("h0", h0);
   const int64_t directions = h0.size(0), input = x.size(1), hidden = h0.size(2);
@@ -81,15 +82,16 @@ std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Ten
   std::vector<at::Tensor> dw_ih, dw_hh, db;
   const at::Tensor x_ = x.contiguous(), h0_ = h0.contiguous(), y_ = y.contiguous(),
                    dgates_ = dgates.contiguous();
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "lstm_wg", [&] {
-    using T = scalar_t;
+  const auto summed = x.options().dtype(sum_type(x));
+  dispatch(x, [&]<typename T>() {
     check_like("dgates", dgates, x, {directions, Layout<T>(layer).panels, layer.rows(), kPanel<T>});
     std::vector<Gradients<T>> gradients;
     for (int64_t d = 0; d < directions; ++d) {
-      dw_ih.push_back(empty({4 * hidden, input}, x.options()));
-      dw_hh.push_back(empty({4 * hidden, hidden}, x.options()));
-      db.push_back(empty({4 * hidden}, x.options()));
-      gradients.push_back({dw_ih[d].data_ptr<T>(), dw_hh[d].data_ptr<T>(), db[d].data_ptr<T>()});
+      dw_ih.push_back(empty({4 * hidden, input}, summed));
+      dw_hh.push_back(empty({4 * hidden, hidden}, summed));
+      db.push_back(empty({4 * hidden}, summed));
+      gradients.push_back(
+          {dw_ih[d].data_ptr<Sum<T>>(), dw_hh[d].data_ptr<Sum<T>>(), db[d].data_ptr<Sum<T>>()});
     }
     backward(layer, x_.const_data_ptr<T>(), h0_.const_data_ptr<T>(), y_.const_data_ptr<T>(),
              dgates_.const_data_ptr<T>(), gradients);

@@ -15,7 +15,7 @@ TORCH_LIBRARY(structured_dropout, m) {
       "lstm_fp(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int[] sizes, Tensor[] masks)"
       " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
   m.def(
-      "lstm_bp(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor[] weights, Tensor gates, "
+      "lstm_bp(Tensor x, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor[] weights, Tensor gates, "
       "Tensor cells, int[] sizes, Tensor[] masks)"
       " -> (Tensor dgates, Tensor dx, Tensor dh0, Tensor dc0)");
   m.def(

@@ -3,6 +3,10 @@
 //
 // sizes are the rows of each step of a packed sequence; masks are what unpack_masks (sequence.h)
 // reads; weights are what LayerWeights (layer.h) reads.
+//
+// Activations (x, h0, c0, y, h_n, c_n and the gradients of all but weights) have one type: float32,
+// float64 or bfloat16. Weights have it too or, beside bfloat16, are float32: its masters. What is
+// summed (gates and cells, the gradients of weights) is float32 beside bfloat16.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,7 +34,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
 
 // The gradients of the gates' sums, by panel; of x, h0 and c0.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
-    const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n,
+    const at::Tensor& x, const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n,
     const std::optional<at::Tensor>& dc_n, at::TensorList weights, const at::Tensor& gates,
     const at::Tensor& cells, at::IntArrayRef sizes, at::TensorList masks);
 

@@ -1,24 +1,27 @@
 // Layouts that put a unit's values side by side, so that a dropped unit is never loaded.
 //
 // Weights [columns, units] (torch's layout) become panels: panel p holds kPanel columns as
-// [units][kPanel]. The columns of a panel come in four vectors, one register each: neighbours for a
-// linear layer, the four gates of the same hidden units for an LSTM, so that a panel has all that
-// its cells need.
+// [units][kPanel]. The columns of a panel come in four vectors, one register of sums each:
+// neighbours for a linear layer, the four gates of the same hidden units for an LSTM, so that a
+// panel has all that its cells need. In bfloat16 two vectors share a register (operand.h).
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
 #include "groups.h"
+#include "operand.h"
 #include "simd.h"
 
 namespace structured_dropout {
 
 constexpr int kPanelVectors = 4;
 template <typename T>
-constexpr int64_t kPanel = kPanelVectors * Simd<T>::kLanes;
+constexpr int kSumLanes = Simd<Sum<T>>::kLanes;
+template <typename T>
+constexpr int64_t kPanel = kPanelVectors * kSumLanes<T>;
 
-// Where the columns of the panels lie among the rows of a weight.
+// Where the columns of the panels lie among the rows of a weight; T is what they are summed in.
 template <typename T>
 class Columns {
  public:
@@ -46,6 +49,26 @@ class Columns {
   int64_t limit_, panel_step_, vector_step_, gate_step_;
 };
 
+// How many units ahead pack_panel prefetches.
+constexpr int64_t kPackAhead = 64;
+
+// One row of a panel, from the four vectors and back.
+template <typename T>
+void store_row(const typename Operand<T>::Sums* vectors, T* row) {
+  using O = Operand<T>;
+#pragma GCC unroll 4
+  for (int v = 0; v < kPanelVectors; v += O::kDepth)
+    O::store(row + v * kSumLanes<T>, O::narrow(vectors + v));
+}
+
+template <typename T>
+void load_row(const T* row, typename Operand<T>::Sums* vectors) {
+  using O = Operand<T>;
+#pragma GCC unroll 4
+  for (int v = 0; v < kPanelVectors; v += O::kDepth)
+    O::widen(O::load(row + v * kSumLanes<T>), vectors + v);
+}
+
 // Runs f(u) so that the blocks [u, u + lanes) cover [begin, end); the last ones may overlap. False
 // if they cannot.
 template <typename T, typename F>
@@ -56,30 +79,52 @@ bool for_blocks(int64_t begin, int64_t end, F f) {
   return true;
 }
 
+// The first count of the rows w [lanes], a vector of each; the other ones stay as they are.
+template <typename W>
+void load_block(const W* w, int64_t stride, int64_t count, typename Operand<W>::Sums* rows) {
+  constexpr int lanes = kSumLanes<W>;
+  if (count == lanes) {
+    for (int i = 0; i < lanes; ++i) rows[i] = Operand<W>::load_values(w + i * stride, lanes);
+  } else {
+    for (int64_t i = 0; i < count; ++i) rows[i] = Operand<W>::load_values(w + i * stride, lanes);
+  }
+}
+
 // One panel of the units [begin, end) of w [columns, units]: kPanel values every `stride` of out;
-// padding is zero.
-template <typename T>
-void pack_panel(const T* w, int64_t units, const Columns<T>& columns, int64_t panel, int64_t begin,
-                int64_t end, T* out, int64_t stride = kPanel<T>) {
-  using S = Simd<T>;
-  for (int v = 0; v < kPanelVectors; ++v) {
-    const T* from = w + columns.first(panel, v) * units;
-    const int64_t count = columns.count(panel, v);
+// padding is zero. It reads from more rows at a time than the processor sees streams, so what
+// follows there, or in the next panel, is prefetched.
+template <typename T, typename W>
+void pack_panel(const W* w, int64_t units, const Columns<Sum<T>>& columns, int64_t panel,
+                int64_t begin, int64_t end, T* out, int64_t stride = kPanel<T>) {
+  using O = Operand<T>;
+  using S = Simd<Sum<T>>;
+  for (int v = 0; v < kPanelVectors; v += O::kDepth) {
+    const auto from = [&](int d) { return w + columns.first(panel, v + d) * units; };
+    const auto count = [&](int d) { return columns.count(panel, v + d); };
     T* to = out + v * S::kLanes;
-    const bool done = for_blocks<T>(begin, end, [&](int64_t u) {
-      typename S::Vector block[S::kLanes] = {};
-      if (count == S::kLanes) {
-        for (int i = 0; i < S::kLanes; ++i) block[i] = S::load(from + i * units + u);
-      } else {
-        for (int64_t i = 0; i < count; ++i) block[i] = S::load(from + i * units + u);
+    const bool done = for_blocks<Sum<T>>(begin, end, [&](int64_t u) {
+      typename S::Vector block[O::kDepth][S::kLanes] = {};
+      const bool here = u + kPackAhead < end;
+      const int64_t ahead = u + kPackAhead - (here ? 0 : end - begin);
+      for (int d = 0; d < O::kDepth; ++d) {
+        const W* next = w + columns.first(here ? panel : panel + 1, v + d) * units + ahead;
+        for (int i = 0; i < S::kLanes; ++i) __builtin_prefetch(next + i * units, 0, 2);
+        load_block(from(d) + u, units, count(d), block[d]);
+        S::transpose(block[d]);
       }
-      S::transpose(block);
-      for (int i = 0; i < S::kLanes; ++i) S::store(to + (u - begin + i) * stride, block[i]);
+      for (int i = 0; i < S::kLanes; ++i) {
+        typename S::Vector vectors[O::kDepth];
+        for (int d = 0; d < O::kDepth; ++d) vectors[d] = block[d][i];
+        O::store(to + (u - begin + i) * stride, O::narrow(vectors));
+      }
     });
     if (done) continue;
     for (int64_t u = begin; u < end; ++u) {
-      for (int64_t i = 0; i < S::kLanes; ++i)
-        to[(u - begin) * stride + i] = i < count ? from[i * units + u] : T(0);
+      typename S::Vector vectors[O::kDepth] = {};
+      for (int d = 0; d < O::kDepth; ++d) {
+        for (int64_t i = 0; i < count(d); ++i) vectors[d][i] = from(d)[i * units + u];
+      }
+      O::store(to + (u - begin) * stride, O::narrow(vectors));
     }
   }
 }
@@ -110,41 +155,34 @@ void unpack_panel(const T* in, int64_t units, const Columns<T>& columns, int64_t
 }
 
 // The values of the panel's columns in one vector [columns], a bias; padding is zero.
-template <typename T>
-void pack_vector(const T* b, const Columns<T>& columns, int64_t panel, T* out) {
+template <typename T, typename W>
+void pack_vector(const W* b, const Columns<T>& columns, int64_t panel, T* out) {
   std::fill_n(out, kPanel<T>, T(0));
   for (int v = 0; v < kPanelVectors; ++v) {
     if (b)
-      std::copy_n(b + columns.first(panel, v), columns.count(panel, v), out + v * Simd<T>::kLanes);
+      std::copy_n(b + columns.first(panel, v), columns.count(panel, v), out + v * kSumLanes<T>);
   }
 }
 
 template <typename T>
 void unpack_vector(const T* in, const Columns<T>& columns, int64_t panel, T* b) {
   for (int v = 0; v < kPanelVectors; ++v) {
-    std::copy_n(in + v * Simd<T>::kLanes, columns.count(panel, v), b + columns.first(panel, v));
+    std::copy_n(in + v * kSumLanes<T>, columns.count(panel, v), b + columns.first(panel, v));
   }
 }
 
-// The sum of the rows of g [rows][kPanel].
+// out += the sum of the rows of g [rows][kPanel].
 template <typename T>
-void sum_rows(const T* g, int64_t rows, T* out) {
-  using S = Simd<T>;
-  typename S::Vector sum[kPanelVectors] = {};
+void add_rows(const T* g, int64_t rows, Sum<T>* out) {
+  using S = Simd<Sum<T>>;
+  typename S::Vector sum[kPanelVectors];
+  for (int v = 0; v < kPanelVectors; ++v) sum[v] = S::load(out + v * S::kLanes);
   for (int64_t row = 0; row < rows; ++row) {
-    for (int v = 0; v < kPanelVectors; ++v) sum[v] += S::load(g + row * kPanel<T> + v * S::kLanes);
+    typename S::Vector vectors[kPanelVectors];
+    load_row(g + row * kPanel<T>, vectors);
+    for (int v = 0; v < kPanelVectors; ++v) sum[v] += vectors[v];
   }
   for (int v = 0; v < kPanelVectors; ++v) S::store(out + v * S::kLanes, sum[v]);
-}
-
-// Kept values of some rows, scaled and by unit: out[k * stride + row].
-template <typename T>
-void gather_transposed(const T* const* rows, int64_t count, Units units, T scale, T* out,
-                       int64_t stride) {
-  for (int64_t k = 0; k < units.count; ++k) {
-    const int32_t unit = units.ids[k];
-    for (int64_t row = 0; row < count; ++row) out[k * stride + row] = scale * rows[row][unit];
-  }
 }
 
 }  // namespace structured_dropout

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "simd.h"
+#include "operand.h"
 
 namespace structured_dropout {
 namespace {
@@ -21,8 +21,10 @@ constexpr int kDotUnits = kVectorRegisters == 32 ? 6 : 4;
 // The weights that the tiles of a group pass over again and again stay in the L1 cache: so many
 // kept units of a panel in FP, so many panels of a tile's units in BP. Meanwhile those that follow
 // are prefetched: kept units lie too far apart for the processor to see a stream.
-constexpr int64_t kFpUnits = 64;
-constexpr int64_t kBpPanels = 10;
+template <typename T>
+constexpr int64_t kFpUnits = 64 * Operand<T>::kDepth;
+template <typename T>
+constexpr int64_t kBpPanels = 10 * Operand<T>::kDepth;
 
 // Calls f(size) with a size in [1, Max] as a compile-time constant.
 template <int Max, typename F>
@@ -41,11 +43,25 @@ void for_tiles(int64_t count, F f) {
   });
 }
 
-// For each row i: out(i) += the sum over k in [0, depth) of factor(k, i) * in(k), for kTileVectors
-// vectors.
-template <typename T, int Height, typename Out, typename In, typename Factor>
-void tile(int64_t depth, Out out, In in, Factor factor) {
-  using S = Simd<T>;
+// Of kDepth rows of a panel what kTileVectors sums multiply, each its own columns.
+template <typename T>
+void load_operands(const T* const (&rows)[Operand<T>::kDepth], typename Operand<T>::Vector* out) {
+  using O = Operand<T>;
+#pragma GCC unroll 8
+  for (int v = 0; v < kTileVectors; v += O::kDepth) {
+    typename O::Vector registers[O::kDepth];
+#pragma GCC unroll 2
+    for (int d = 0; d < O::kDepth; ++d) registers[d] = O::load(rows[d] + v * kSumLanes<T>);
+    O::interleave(registers, out + v);
+  }
+}
+
+// For each row i: out(i) += the sum over k in [0, depth) of factor(k, i) * operands(k), for
+// kTileVectors vectors.
+template <typename T, int Height, typename Out, typename Operands, typename Factor>
+void tile(int64_t depth, Out out, Operands operands, Factor factor) {
+  using O = Operand<T>;
+  using S = Simd<Sum<T>>;
   typename S::Vector sum[Height][kTileVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < Height; ++i) {
@@ -53,14 +69,13 @@ void tile(int64_t depth, Out out, In in, Factor factor) {
     for (int v = 0; v < kTileVectors; ++v) sum[i][v] = S::load(out(i) + v * S::kLanes);
   }
   for (int64_t k = 0; k < depth; ++k) {
-    const T* row = in(k);
-    typename S::Vector values[kTileVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kTileVectors; ++v) values[v] = S::load(row + v * S::kLanes);
+    typename O::Vector values[kTileVectors];
+    operands(k, values);
 #pragma GCC unroll 8
     for (int i = 0; i < Height; ++i) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kTileVectors; ++v) sum[i][v] += S::broadcast(factor(k, i)) * values[v];
+      for (int v = 0; v < kTileVectors; ++v)
+        O::add_product(sum[i][v], O::broadcast(factor(k, i)), values[v]);
     }
   }
 #pragma GCC unroll 8
@@ -70,31 +85,32 @@ void tile(int64_t depth, Out out, In in, Factor factor) {
   }
 }
 
-// sums [Rows][Kept] += g w^T over all columns of the panels, each still a vector; weights ahead
-// into the L2 cache. Not inline: among the values of its caller GCC 12 loses a quarter of its
-// speed.
+// sums [Rows][Kept] = g w^T over all columns of the panels, or added to it, each still a vector;
+// weights ahead into the L2 cache. Not inline: among the values of its caller GCC 12 loses a
+// quarter of its speed.
 template <typename T, int Rows, int Kept>
 [[gnu::noinline]] void dot_tile(Panels<T> g, const T* const* w, const T* const* ahead,
-                                int64_t stride, typename Simd<T>::Vector* sums) {
-  using S = Simd<T>;
-  typename S::Vector sum[Rows][Kept];
+                                int64_t stride, bool add, typename Simd<Sum<T>>::Vector* sums) {
+  using O = Operand<T>;
+  typename Simd<Sum<T>>::Vector sum[Rows][Kept];
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 8
-    for (int k = 0; k < Kept; ++k) sum[i][k] = sums[i * Kept + k];
+    for (int k = 0; k < Kept; ++k)
+      sum[i][k] = add ? sums[i * Kept + k] : typename Simd<Sum<T>>::Vector{};
   }
   for (int64_t panel = 0; panel < g.count; ++panel) {
     for (int k = 0; k < Kept; ++k) prefetch<kPanel<T>>(ahead[k] + panel * stride);
-    for (int64_t column = 0; column < kPanel<T>; column += S::kLanes) {
-      typename S::Vector weight[Kept];
+    for (int64_t column = 0; column < kPanel<T>; column += O::kLanes) {
+      typename O::Vector weight[Kept];
 #pragma GCC unroll 8
-      for (int k = 0; k < Kept; ++k) S::pin(weight[k] = S::load(w[k] + panel * stride + column));
+      for (int k = 0; k < Kept; ++k) pin(weight[k] = O::load(w[k] + panel * stride + column));
 #pragma GCC unroll 8
       for (int i = 0; i < Rows; ++i) {
-        const typename S::Vector gradient =
-            S::load(g.data + panel * g.stride + i * kPanel<T> + column);
+        const typename O::Vector gradient =
+            O::load(g.data + panel * g.stride + i * kPanel<T> + column);
 #pragma GCC unroll 8
-        for (int k = 0; k < Kept; ++k) sum[i][k] += gradient * weight[k];
+        for (int k = 0; k < Kept; ++k) O::add_product(sum[i][k], gradient, weight[k]);
       }
     }
   }
@@ -105,56 +121,97 @@ template <typename T, int Rows, int Kept>
   }
 }
 
+// The rows of g [rows][kPanel] as WG multiplies them: of kDepth rows what each sum does, side by
+// side. An odd row's partner is zero.
+template <typename T>
+const T* interleave_rows(const T* g, int64_t rows, T* scratch) {
+  using O = Operand<T>;
+  if constexpr (O::kDepth == 1) {
+    return g;
+  } else {
+    static constexpr T kZeros[kPanel<T>] = {};
+    for (int64_t row = 0; row < rows; row += 2) {
+      const T* second = row + 1 < rows ? g + (row + 1) * kPanel<T> : kZeros;
+      for (int64_t column = 0; column < kPanel<T>; column += kTileVectors * kSumLanes<T>) {
+        typename O::Vector by_sum[kTileVectors];
+        load_operands<T>({g + row * kPanel<T> + column, second + column}, by_sum);
+        T* to = scratch + row * kPanel<T> + column * 2;
+        for (int v = 0; v < kTileVectors; ++v) O::store(to + v * O::kLanes, by_sum[v]);
+      }
+    }
+    return scratch;
+  }
+}
+
 }  // namespace
 
 template <typename T>
-void fp(const T* a, int64_t rows, const T* b, Units units, T* c) {
+void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c) {
+  constexpr int kDepth = Operand<T>::kDepth;
   const auto block = [=](int64_t k) {
-    return Units{units.ids + k, std::min(kFpUnits, units.count - k)};
+    return Units{units.ids + k, std::min(kFpUnits<T>, units.count - k)};
   };
-  for (int64_t k = 0; k < units.count; k += kFpUnits) {
-    const Units now = block(k), next = block(k + kFpUnits < units.count ? k + kFpUnits : k);
+  for (int64_t k = 0; k < units.count; k += kFpUnits<T>) {
+    const Units now = block(k), next = block(k + kFpUnits<T> < units.count ? k + kFpUnits<T> : k);
     for_tiles<kTileHeight>(rows, [&](int64_t row, auto height) {
-      const T* factors = a + k * rows + row;
-      constexpr int64_t kWidth = kTileVectors * Simd<T>::kLanes;
+      const T* factors = a + k * rows + row * kDepth;
+      constexpr int64_t kWidth = kTileVectors * kSumLanes<T>;
       for (int64_t column = 0; column < kPanel<T>; column += kWidth) {
-        const auto in = [=](int64_t k) {
-          prefetch<kWidth>(b + next.ids[std::min(k, next.count - 1)] * kPanel<T> + column);
-          return b + now.ids[k] * kPanel<T> + column;
+        const auto operands = [=](int64_t k, auto* out) {
+          const T* weights[kDepth];  // an odd unit's partner has a factor of zero
+#pragma GCC unroll 2
+          for (int d = 0; d < kDepth; ++d) {
+            const int64_t unit = k * kDepth + d;
+            prefetch<kWidth>(b + next.ids[std::min(unit, next.count - 1)] * kPanel<T> + column);
+            weights[d] =
+                b + now.ids[d == 0 ? unit : std::min(unit, now.count - 1)] * kPanel<T> + column;
+          }
+          load_operands(weights, out);
         };
-        tile<T, height()>(
-            now.count, [=](int i) { return c + (row + i) * kPanel<T> + column; }, in,
-            [=](int64_t k, int i) { return factors[k * rows + i]; });
+        tile<T, height()>((now.count + kDepth - 1) / kDepth,
+                          [=](int i) { return c + (row + i) * kPanel<T> + column; }, operands,
+                          [=](int64_t k, int i) { return factors + (k * rows + i) * kDepth; });
       }
     });
   }
 }
 
 template <typename T>
-void wg(const T* a, int64_t rows, const T* g, Units units, T* d) {
+void wg(const T* a, int64_t rows, const T* g, Units units, Sum<T>* d) {
+  using O = Operand<T>;
+  alignas(kVectorBytes) T scratch[kMaxGroupRows * kPanel<T>];
+  const T* gradients = interleave_rows(g, rows, scratch);
+  const int64_t depth = (rows + O::kDepth - 1) / O::kDepth;
   for_tiles<kTileHeight>(units.count, [&](int64_t k, auto height) {
     const int32_t* ids = units.ids + k;
-    const T* factors = a + k * rows;
-    for (int64_t column = 0; column < kPanel<T>; column += kTileVectors * Simd<T>::kLanes) {
-      tile<T, height()>(
-          rows, [=](int i) { return d + ids[i] * kPanel<T> + column; },
-          [=](int64_t row) { return g + row * kPanel<T> + column; },
-          [=](int64_t row, int i) { return factors[i * rows + row]; });
+    const T* factors = a + k * depth * O::kDepth;
+    const int64_t last = units.count - k - 1;
+    for (int64_t column = 0; column < kPanel<T>; column += kTileVectors * kSumLanes<T>) {
+      const auto out = [=](int64_t i) { return d + ids[i] * kPanel<T> + column; };
+      const auto operands = [=](int64_t pair, auto* by_sum) {
+        prefetch_to_write<kTileVectors * kSumLanes<T>>(out(std::min(height + pair, last)));
+        const T* from = gradients + (pair * kPanel<T> + column) * O::kDepth;
+#pragma GCC unroll 8
+        for (int v = 0; v < kTileVectors; ++v) by_sum[v] = O::load(from + v * O::kLanes);
+      };
+      tile<T, height()>(depth, out, operands, [=](int64_t pair, int i) {
+        return factors + (i * depth + pair) * O::kDepth;
+      });
     }
   });
 }
 
 template <typename T>
-void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T scale, T* dx,
-        int64_t lddx) {
-  using S = Simd<T>;
+void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, Sum<T> scale,
+        Sum<T>* dx, int64_t lddx) {
+  using S = Simd<Sum<T>>;
   const auto weight = [=](int64_t k, int64_t panel) {
     return w.data + (units.ids[std::min(k, units.count - 1)] - first) * w.unit + panel * w.stride;
   };
   for_tiles<kDotUnits>(units.count, [&](int64_t k, auto kept) {
     typename S::Vector sums[kMaxGroupRows * kDotUnits + S::kLanes];  // [rows][kept], then zeros
-    std::fill_n(sums, rows * kept + S::kLanes, typename S::Vector{});
-    for_parts(0, g.count, kBpPanels, [&](int64_t panel, int64_t next) {
+    std::fill_n(sums + rows * kept, S::kLanes, typename S::Vector{});
+    for_parts(0, g.count, kBpPanels<T>, [&](int64_t panel, int64_t next) {
       const T *now[kept()], *ahead[kept()];
       for (int i = 0; i < kept; ++i) {
         now[i] = weight(k + i, panel);
@@ -163,11 +220,12 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T sc
       for_tiles<kDotRows>(rows, [&](int64_t row, auto height) {
         const Panels<T> gradients = {g.data + panel * g.stride + row * kPanel<T>, g.stride,
                                      next - panel};
-        dot_tile<T, height(), kept()>(gradients, now, ahead, w.stride, sums + row * kept);
+        dot_tile<T, height(), kept()>(gradients, now, ahead, w.stride, panel > 0,
+                                      sums + row * kept);
       });
     });
 
-    T totals[kMaxGroupRows * kDotUnits + S::kLanes];
+    Sum<T> totals[kMaxGroupRows * kDotUnits + S::kLanes];
     for (int64_t i = 0; i < rows * kept; i += S::kLanes) {
       typename S::Vector block[S::kLanes];
       std::copy_n(sums + i, S::kLanes, block);
@@ -179,11 +237,13 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T sc
   });
 }
 
-template void fp(const float*, int64_t, const float*, Units, float*);
-template void fp(const double*, int64_t, const double*, Units, double*);
-template void bp(Panels<float>, int64_t, Panels<float>, int64_t, Units, float, float*, int64_t);
-template void bp(Panels<double>, int64_t, Panels<double>, int64_t, Units, double, double*, int64_t);
-template void wg(const float*, int64_t, const float*, Units, float*);
-template void wg(const double*, int64_t, const double*, Units, double*);
+#define PRODUCTS_OF(T)                                                                       \
+  template void fp(const T*, int64_t, const T*, Units, Sum<T>*);                             \
+  template void bp(Panels<T>, int64_t, Panels<T>, int64_t, Units, Sum<T>, Sum<T>*, int64_t); \
+  template void wg(const T*, int64_t, const T*, Units, Sum<T>*);
+PRODUCTS_OF(float)
+PRODUCTS_OF(double)
+PRODUCTS_OF(BFloat16)
+#undef PRODUCTS_OF
 
 }  // namespace structured_dropout

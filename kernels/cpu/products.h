@@ -8,14 +8,15 @@
 #include <cstdint>
 
 #include "groups.h"
+#include "operand.h"
 #include "pack.h"
 
 namespace structured_dropout {
 
-// FP, figure 2a: c [rows][kPanel] += a^T b, for a [kept][rows] and the kept rows of the panel b
-// [units][kPanel].
+// FP, figure 2a: c [rows][kPanel] += a^T b, for a as gather_units makes it and the kept rows of the
+// panel b [units][kPanel].
 template <typename T>
-void fp(const T* a, int64_t rows, const T* b, Units units, T* c);
+void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c);
 
 // Panels of gradients or weights: kPanel values for each row or unit.
 template <typename T>
@@ -30,12 +31,12 @@ struct Panels {
 // g [panel][rows][kPanel], at most kMaxGroupRows rows, and the kept units of the weight panels w,
 // which begin at unit first.
 template <typename T>
-void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, T scale, T* dx,
-        int64_t lddx);
+void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, Sum<T> scale,
+        Sum<T>* dx, int64_t lddx);
 
-// WG, figure 2c: the kept rows of d [units][kPanel] += a g, for a [kept][rows] and g
-// [rows][kPanel].
+// WG, figure 2c: the kept rows of d [units][kPanel] += a g, for a as gather_rows makes it and g
+// [rows][kPanel], at most kMaxGroupRows rows.
 template <typename T>
-void wg(const T* a, int64_t rows, const T* g, Units units, T* d);
+void wg(const T* a, int64_t rows, const T* g, Units units, Sum<T>* d);
 
 }  // namespace structured_dropout

@@ -48,14 +48,6 @@ struct Simd {
 
   static void store(T* p, Vector v, int64_t n) { std::memcpy(p, &v, n * sizeof(T)); }
 
-  // Keeps a value that many products share in its register; the compiler would rather load it again
-  // for each.
-  static void pin([[maybe_unused]] Vector& v) {
-#if defined(__x86_64__)
-    asm("" : "+v"(v));
-#endif
-  }
-
   // Lane i is the sum of the lanes of m[i], which is lost: a transpose that adds the rows on its
   // way.
   static Vector sums(Vector (&m)[kLanes]) {
@@ -163,12 +155,29 @@ struct Simd {
   }
 };
 
+// Keeps a value that many products share in its register; the compiler would rather load it again
+// for each.
+template <typename Vector>
+void pin([[maybe_unused]] Vector& v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#endif
+}
+
 // Values that will be used soon, into the L2 cache.
 template <int64_t Count, typename T>
 void prefetch(const T* values) {
   constexpr int64_t line = 64 / sizeof(T);
 #pragma GCC unroll 8
   for (int64_t i = 0; i < Count; i += line) __builtin_prefetch(values + i, 0, 2);
+}
+
+// Values that will be written next, into the L1 cache.
+template <int64_t Count, typename T>
+void prefetch_to_write(const T* values) {
+  constexpr int64_t line = 64 / sizeof(T);
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < Count; i += line) __builtin_prefetch(values + i, 1, 3);
 }
 
 }  // namespace structured_dropout

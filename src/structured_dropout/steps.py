@@ -18,8 +18,7 @@ from structured_dropout.backends.base import Backend
 from structured_dropout.derivatives import differentiable_once, differentiable_twice
 from structured_dropout.masks import Mask, Packing, check_fit
 from structured_dropout.phases import phase
-from structured_dropout.policy import DropoutPolicy
-from structured_dropout.precision import without_autocast
+from structured_dropout.precision import of_products, without_autocast
 
 
 class StepLinear:
@@ -48,7 +47,7 @@ class StepLinear:
     ) -> None:
         check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
         self._backend, self._mask = backends.get(backend), mask
-        dtype = self._backend.dtype_of_products(DropoutPolicy(), weight)
+        dtype = of_products(weight)
         self._weight = weight.detach().to(dtype)
         self._bias = None if bias is None else bias.detach()
         slots = _WeightGradient.apply(weight, bias, mask, steps, batch, self._backend, dtype)  # type: ignore[no-untyped-call]

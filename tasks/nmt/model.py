@@ -20,7 +20,6 @@ from structured_dropout import (
     DropoutPolicy,
     StructuredLinear,
     StructuredLSTM,
-    backends,
     precision,
 )
 from tasks.nmt.batches import Vocabulary
@@ -117,7 +116,7 @@ class StructuredModel(TranslationModel):
         self, tgt: Tensor, lengths: Tensor, state: State, memory: Tensor, masks: Masks
     ) -> Tensor:
         weight = self.decoder.attn.linear_in.weight
-        dtype = backends.get(self.backend).dtype_of_products(self.policy, weight)
+        dtype = precision.of_products(weight)
         h, c = (part.to(weight.dtype) for part in state)
         with precision.without_autocast(weight.device):
             return decode(self.decoder, tgt, lengths, (h, c), memory, masks, self.backend, dtype)

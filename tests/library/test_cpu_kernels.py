@@ -62,7 +62,7 @@ def test_opcheck_of_the_backward_operators(ops):
     torch.library.opcheck(ops.linear_wg.default, (x, dy, *sequence))
     x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
     y, h_n, c_n, gates, cells = ops.lstm_fp(x, h_0, c_0, weights, *sequence)
-    torch.library.opcheck(ops.lstm_bp.default, (y, h_n, c_n, weights, gates, cells, *sequence))
+    torch.library.opcheck(ops.lstm_bp.default, (x, y, h_n, c_n, weights, gates, cells, *sequence))
     torch.library.opcheck(ops.lstm_wg.default, (x, h_0, y, torch.randn_like(gates), *sequence))
 
 

@@ -17,7 +17,6 @@ from structured_dropout.layer import LayerMasks, LayerOutput, Weights
 from structured_dropout.masks import Mask, Packing
 from structured_dropout.phases import phase
 from structured_dropout.policy import DropoutPolicy
-from structured_dropout.precision import autocasts
 
 
 class Backend(ABC):
@@ -41,16 +40,6 @@ class Backend(ABC):
         Args:
             dtype: of the products.
         """
-
-    def dtype_of_products(self, policy: DropoutPolicy, weight: Tensor) -> torch.dtype:
-        """The dtype of a module's products: that of torch.autocast, where it is on for the device
-        and the backend computes in it, else the weight's. As in torch's own modules float64 stays
-        as it is."""
-        device = weight.device
-        if not autocasts(device) or weight.dtype == torch.float64:
-            return weight.dtype
-        dtype = torch.get_autocast_dtype(device.type)
-        return dtype if self.supports(policy, device, dtype) is None else weight.dtype
 
     def prepare(self) -> None:  # noqa: B027  # most have nothing to build
         """Build what the backend runs; the first call of any other method does so, too.

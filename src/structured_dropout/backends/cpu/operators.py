@@ -29,7 +29,10 @@ def load() -> Any:
         ("linear_bp", lambda dy, weight, *_: dy.new_empty(len(dy), weight.shape[1])),
         (
             "linear_wg",
-            lambda x, dy, *_: (x.new_empty(dy.shape[1], x.shape[1]), x.new_empty(dy.shape[1])),
+            lambda x, dy, *_: tuple(
+                x.new_empty(shape, dtype=_summed(x))
+                for shape in ((dy.shape[1], x.shape[1]), (dy.shape[1],))
+            ),
         ),
         ("lstm_fp", _lstm_fp_shapes),
         ("lstm_bp", _lstm_bp_shapes),
@@ -71,7 +74,7 @@ def _lstm_backward(
     weights, masks = lists[: ctx.weights], lists[ctx.weights :]
     with phase("bp"):
         dgates, dx, dh_0, dc_0 = load().lstm_bp(
-            dy, dh_n, dc_n, weights, gates, cells, ctx.sizes, masks
+            x, dy, dh_n, dc_n, weights, gates, cells, ctx.sizes, masks
         )
     with phase("wg"):
         gradients = load().lstm_wg(x, h_0, y, dgates, ctx.sizes, masks)
@@ -79,12 +82,18 @@ def _lstm_backward(
     return dx, dh_0, dc_0, flat_gradients(gradients, has_bias), None, None
 
 
+def _summed(operand: Tensor) -> torch.dtype:
+    """What products of such operands are summed in."""
+    return torch.promote_types(operand.dtype, torch.float32)
+
+
 def _lstm_fp_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, ...]:
     directions, batch, hidden = h_0.shape
-    lanes = load().vector_bytes() // x.element_size()
+    summed = _summed(x)
+    lanes = load().vector_bytes() // summed.itemsize
     panels = -(-hidden // lanes)
-    gates = x.new_empty(directions, panels, len(x), 4 * lanes)
-    cells = x.new_empty(directions, panels, len(x) + batch, lanes)
+    gates = x.new_empty(directions, panels, len(x), 4 * lanes, dtype=summed)
+    cells = x.new_empty(directions, panels, len(x) + batch, lanes, dtype=summed)
     return (
         x.new_empty(len(x), directions * hidden),
         torch.empty_like(h_0),
@@ -95,19 +104,26 @@ def _lstm_fp_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, ...]:
 
 
 def _lstm_bp_shapes(
-    dy: Any, dh_n: Any, dc_n: Any, weights: list[Tensor], gates: Tensor, cells: Tensor, *_: Any
+    x: Tensor,
+    dy: Any,
+    dh_n: Any,
+    dc_n: Any,
+    weights: list[Tensor],
+    gates: Tensor,
+    cells: Tensor,
+    *_: Any,
 ) -> tuple[Tensor, ...]:
-    directions, rows = len(gates), gates.shape[2]
-    w_ih, w_hh = weights[:2]
-    state = gates.new_empty(directions, cells.shape[2] - rows, w_hh.shape[1])
-    dx = gates.new_empty(rows, w_ih.shape[1])
-    return torch.empty_like(gates), dx, state, torch.empty_like(state)
+    state = x.new_empty(len(gates), cells.shape[2] - len(x), weights[1].shape[1])
+    dgates = torch.empty_like(gates, dtype=x.dtype)
+    return dgates, torch.empty_like(x), state, torch.empty_like(state)
 
 
 def _lstm_wg_shapes(
     x: Tensor, h_0: Tensor, *rest: Any
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     directions, _, hidden = h_0.shape
-    dw_ih = [x.new_empty(4 * hidden, x.shape[1]) for _ in range(directions)]
-    dw_hh = [x.new_empty(4 * hidden, hidden) for _ in range(directions)]
-    return dw_ih, dw_hh, [x.new_empty(4 * hidden) for _ in range(directions)]
+    shapes = (4 * hidden, x.shape[1]), (4 * hidden, hidden), (4 * hidden,)
+    dw_ih, dw_hh, db = (
+        [x.new_empty(shape, dtype=_summed(x)) for _ in range(directions)] for shape in shapes
+    )
+    return dw_ih, dw_hh, db

@@ -17,13 +17,16 @@ from structured_dropout.policy import DropoutPolicy
 
 
 class CudaBackend(OperatorBackend):
-    """float32 on NVIDIA GPUs; CuPy compiles its kernels, each at its first launch."""
+    """float32 on NVIDIA GPUs; CuPy compiles its kernels, each at its first launch.
+
+    It has no kernels in bfloat16: what comes in it is computed in float32 and rounded.
+    """
 
     def supports(
         self, policy: DropoutPolicy, device: torch.device, dtype: torch.dtype
     ) -> str | None:
-        if dtype != torch.float32:
-            return f"its kernels take float32, not {dtype}: convert the model"
+        if dtype not in (torch.float32, torch.bfloat16):
+            return f"its kernels take float32, and bfloat16 cast to it, not {dtype}"
         return super().supports(policy, device, dtype) or launch.supports(device)
 
     def prepare(self) -> None:
@@ -45,16 +48,20 @@ class CudaBackend(OperatorBackend):
     def bp(self, dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
         if not isinstance(mask, UnitMask):
             return super().bp(dy, weight, mask, packing)
-        rows = layout.rows_by_unit(weight)
-        dx: Tensor = operators.load().cuda_linear_bp(dy, rows, *pack([mask], packing, dy.device))
-        return dx
+        rows = layout.rows_by_unit(weight.float())
+        dx: Tensor = operators.load().cuda_linear_bp(
+            dy.float(), rows, *pack([mask], packing, dy.device)
+        )
+        return dx.to(dy.dtype)
 
     def wg(self, dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
         if not isinstance(mask, UnitMask):
             return super().wg(dy, x, mask, packing)
         dweight: Tensor
-        dweight, _ = operators.load().cuda_linear_wg(x, dy, *pack([mask], packing, x.device))
-        return dweight
+        dweight, _ = operators.load().cuda_linear_wg(
+            x.float(), dy.float(), *pack([mask], packing, x.device)
+        )
+        return dweight.to(x.dtype)
 
     def lstm_layer(
         self,
@@ -68,14 +75,23 @@ class CudaBackend(OperatorBackend):
         x, to_skip = skippable(x, masks, packing)
         with phase("fp"):
             y, h_n, c_n, *_ = operators.load().cuda_lstm_fp(
-                x, h_0, c_0, flat_weights(weights), *pack(to_skip, packing, x.device)
+                x.float(),
+                h_0.float(),
+                c_0.float(),
+                [weight.float() for weight in flat_weights(weights)],
+                *pack(to_skip, packing, x.device),
             )
-        return LayerOutput(y, h_n, c_n)
+        return LayerOutput(y.to(x.dtype), h_n.to(h_0.dtype), c_n.to(c_0.dtype))
 
 
 def _project(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask: UnitMask, packing: Packing
 ) -> Tensor:
     y: Tensor
-    y, _ = operators.load().cuda_linear_fp(x, weight, bias, *pack([mask], packing, x.device))
-    return y
+    y, _ = operators.load().cuda_linear_fp(
+        x.float(),
+        weight.float(),
+        None if bias is None else bias.float(),
+        *pack([mask], packing, x.device),
+    )
+    return y.to(x.dtype)
