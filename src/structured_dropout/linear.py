@@ -152,9 +152,8 @@ class StructuredLinear(nn.Linear):
         check_fit("output", mask, packing, self.in_features)
         mask = self.draw_mask(packing.steps, packing.batch) if mask is None else mask
         weight, bias = self.weight, self.bias
-        name = backends.resolve(self.backend, self.policy, rows.device, weight.dtype)
-        backend = backends.get(name)
-        dtype = precision.of_products(backend, self.policy, weight)
+        dtype = precision.of_products(weight)
+        backend = backends.get(backends.resolve(self.backend, self.policy, rows.device, dtype))
         with without_autocast(rows.device):
             return backend.linear(rows.to(dtype), weight, bias, mask, packing)
 

@@ -34,8 +34,10 @@ class StructuredLSTM(nn.LSTM):
     expectation. While it drops, only the fused backend has second derivatives, and dense where a
     regularizer is inside the cell; with the others a backward with ``create_graph=True`` raises.
 
-    Under torch.autocast the products are in its dtype if the backend has them, else in that of the
-    weights; the cell state has the dtype of the weights.
+    Under torch.autocast it takes and returns the dtypes that nn.LSTM does there: products are in
+    autocast's dtype, their sums, the cell state inside a sequence and the gradients of float32
+    weights in float32. A backend that lacks that dtype is passed over by ``auto`` and raises where
+    it was asked for.
 
     Args:
         policy: what to drop; its ``output`` site is the caller's to draw. Without a policy
@@ -222,11 +224,13 @@ class StructuredLSTM(nn.LSTM):
             packing = Packing(tuple(input.batch_sizes.tolist()))
             state = self._state(hx, input.data, packing.batch)
             state = self.permute_hidden(state, input.sorted_indices)
+            dtype = state[0].dtype  # torch's autocast returns a packed sequence in it
             y, state = self._layers(input.data, state, masks, packing)
             output = PackedSequence(
-                y, input.batch_sizes, input.sorted_indices, input.unsorted_indices
+                y.to(dtype), input.batch_sizes, input.sorted_indices, input.unsorted_indices
             )
-            return output, self.permute_hidden(state, input.unsorted_indices)
+            h_n, c_n = (part.to(dtype) for part in state)
+            return output, self.permute_hidden((h_n, c_n), input.unsorted_indices)
 
         if input.dim() not in (2, 3):
             raise ValueError(
@@ -253,9 +257,8 @@ class StructuredLSTM(nn.LSTM):
     ) -> tuple[Tensor, State]:
         weight = self.weight_ih_l0
         policy = self._effective_policy if masks is None else self.policy
-        name = backends.resolve(self.backend, policy, x.device, weight.dtype)
-        backend = backends.get(name)
-        dtype = precision.of_products(backend, policy, weight)
+        dtype = precision.of_products(weight)
+        backend = backends.get(backends.resolve(self.backend, policy, x.device, dtype))
         if masks is None:
             masks = self.draw_masks(packing.steps, packing.batch)
         else:
@@ -265,7 +268,7 @@ class StructuredLSTM(nn.LSTM):
         with without_autocast(x.device):
             x = x.to(dtype)
             for layer, own_masks in enumerate(masks):
-                h_0, c_0 = (part[layer * d : (layer + 1) * d].to(weight.dtype) for part in state)
+                h_0, c_0 = (part[layer * d : (layer + 1) * d].to(dtype) for part in state)
                 weights = self._layer_weights(layer)
                 x, h, c = backend.lstm_layer(x, h_0, c_0, weights, own_masks, packing)
                 h_n.append(h)
@@ -306,7 +309,7 @@ class StructuredLSTM(nn.LSTM):
         weight = self.weight_ih_l0
         shape = [self.num_layers * self._directions, batch, self.hidden_size]
         if hx is None:
-            zeros = weight.new_zeros(shape)
+            zeros = x.new_zeros(shape)
             return zeros, zeros
         if len(hx) != 2:
             raise RuntimeError(f"hx must be (h_0, c_0), has {len(hx)} tensors")

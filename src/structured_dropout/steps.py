@@ -22,7 +22,6 @@ from structured_dropout.derivatives import (
 )
 from structured_dropout.masks import Mask, Packing, check_fit
 from structured_dropout.phases import phase
-from structured_dropout.policy import DropoutPolicy
 
 
 class StepLinear:
@@ -51,7 +50,7 @@ class StepLinear:
     ) -> None:
         check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
         self._backend, self._mask = backends.get(backend), mask
-        dtype = precision.of_products(self._backend, DropoutPolicy(), weight)
+        dtype = precision.of_products(weight)
         self._weight = weight.detach().to(dtype)
         self._bias = None if bias is None else bias.detach()
         slots = _WeightGradient.apply(weight, bias, mask, steps, batch, self._backend, dtype)  # type: ignore[no-untyped-call]

@@ -20,9 +20,9 @@ from structured_dropout import (
     DropoutPolicy,
     StructuredLinear,
     StructuredLSTM,
-    backends,
     precision,
 )
+from structured_dropout.derivatives import without_autocast
 from tasks.nmt.batches import Vocabulary
 from tasks.nmt.decoder import decode
 from tasks.nmt.masks import Masks, dropped
@@ -117,9 +117,9 @@ class StructuredModel(TranslationModel):
         self, tgt: Tensor, lengths: Tensor, state: State, memory: Tensor, masks: Masks
     ) -> Tensor:
         weight = self.decoder.attn.linear_in.weight
-        dtype = precision.of_products(backends.get(self.backend), self.policy, weight)
+        dtype = precision.of_products(weight)
         h, c = (part.to(weight.dtype) for part in state)
-        with precision.without_autocast(weight.device):
+        with without_autocast(weight.device):
             return decode(self.decoder, tgt, lengths, (h, c), memory, masks, self.backend, dtype)
 
     def project(self, outputs: Tensor, masks: Masks) -> Tensor:

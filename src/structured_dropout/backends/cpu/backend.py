@@ -16,15 +16,18 @@ from structured_dropout.policy import DropoutPolicy
 
 
 class CpuBackend(OperatorBackend):
-    """float32 and float64 on the CPU; a C++ compiler builds its kernels, once a machine."""
+    """float32, float64 and, where the processor multiplies in it, bfloat16 on the CPU; a C++
+    compiler builds its kernels, once a machine."""
 
     def supports(
         self, policy: DropoutPolicy, device: torch.device, dtype: torch.dtype
     ) -> str | None:
         if device.type != "cpu":
             return "its kernels run on the CPU"
-        if dtype not in (torch.float32, torch.float64):
-            return f"its kernels take float32 and float64, not {dtype}: convert the model"
+        if dtype not in (torch.float32, torch.float64, torch.bfloat16):
+            return f"its kernels take float32, float64 and bfloat16, not {dtype}"
+        if dtype == torch.bfloat16 and not build.takes_bfloat16():
+            return "this processor has no instruction for bfloat16 (AVX512-BF16): stay in float32"
         return super().supports(policy, device, dtype) or build.missing()
 
     def prepare(self) -> None:
@@ -72,6 +75,11 @@ class CpuBackend(OperatorBackend):
         x, to_skip = skippable(x, masks, packing)
         with phase("fp"):
             y, h_n, c_n, *_ = operators.load().lstm_fp(
-                x, h_0, c_0, flat_weights(weights), packing.sizes, pack_masks(to_skip)
+                x,
+                h_0.to(x.dtype),
+                c_0.to(x.dtype),
+                flat_weights(weights),
+                packing.sizes,
+                pack_masks(to_skip),
             )
-        return LayerOutput(y, h_n, c_n)
+        return LayerOutput(y, h_n.to(h_0.dtype), c_n.to(c_0.dtype))

@@ -24,12 +24,16 @@ import torch
 from structured_dropout.backends.operators.sources import folder
 
 _NAME = "structured_dropout_cpu"
+# STRUCTURED_DROPOUT_GENERIC=1 compiles bfloat16 without the processor's instruction for it: slow,
+# and the same code on every machine, for tests.
+_GENERIC = os.environ.get("STRUCTURED_DROPOUT_GENERIC") == "1"
 # OpenMP for at::parallel_for's header; not linked, so that torch's own runtime is the only one.
 _FLAGS = [
     "-O3",
     "-march=native",
     "-std=c++20",
     "-fopenmp",
+    *(["-U__AVX512BF16__"] if _GENERIC else []),
     *os.environ.get("STRUCTURED_DROPOUT_CXXFLAGS", "").split(),
 ]
 _log = logging.getLogger(__name__)
@@ -40,6 +44,11 @@ def missing() -> str | None:
     if _has_compiler(_compiler()):
         return None
     return f"there is no C++ compiler ({_compiler()}): install g++, or set CXX"
+
+
+def takes_bfloat16() -> bool:
+    """Whether bfloat16 is worth its while here: the processor multiplies in it."""
+    return _GENERIC or "avx512_bf16" in _processor().split()
 
 
 def load() -> None:
@@ -109,6 +118,7 @@ def _fingerprint(compiler: str, sources: list[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

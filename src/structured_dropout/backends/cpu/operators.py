@@ -124,7 +124,6 @@ def _lstm_wg_shapes(
     directions, _, hidden = h_0.shape
     shapes = (4 * hidden, x.shape[1]), (4 * hidden, hidden), (4 * hidden,)
     dw_ih, dw_hh, db = (
-        [x.new_empty(shape, dtype=_summed(x)) for _ in range(directions)]
-        for shape in shapes
+        [x.new_empty(shape, dtype=_summed(x)) for _ in range(directions)] for shape in shapes
     )
     return dw_ih, dw_hh, db
