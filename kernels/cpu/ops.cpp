@@ -21,6 +21,9 @@ TORCH_LIBRARY(structured_dropout, m) {
   m.def(
       "lstm_wg(Tensor x, Tensor h0, Tensor y, Tensor dgates, int[] sizes, Tensor[] masks)"
       " -> (Tensor[] dw_ih, Tensor[] dw_hh, Tensor[] db)");
+  m.def("cross_entropy_fp(Tensor logits) -> Tensor");
+  m.def(
+      "cross_entropy_bp_(Tensor(a!) logits, Tensor targets, Tensor log_sums, Tensor scale) -> ()");
   m.def("char_cnn_fp(Tensor x, Tensor weight, Tensor windows) -> (Tensor y, Tensor best)");
   m.def(
       "char_cnn_bp(Tensor dy, Tensor x, Tensor weight, Tensor windows, Tensor best) -> (Tensor dx, "
@@ -34,6 +37,8 @@ TORCH_LIBRARY_IMPL(structured_dropout, CPU, m) {
   m.impl("lstm_fp", structured_dropout::lstm_fp);
   m.impl("lstm_bp", structured_dropout::lstm_bp);
   m.impl("lstm_wg", structured_dropout::lstm_wg);
+  m.impl("cross_entropy_fp", structured_dropout::cross_entropy_fp);
+  m.impl("cross_entropy_bp_", structured_dropout::cross_entropy_bp_);
   m.impl("char_cnn_fp", structured_dropout::char_cnn_fp);
   m.impl("char_cnn_bp", structured_dropout::char_cnn_bp);
 }

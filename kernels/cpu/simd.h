@@ -55,9 +55,13 @@ struct Simd {
     return m[0];
   }
 
+  static Vector exp(Vector x) {  // at least the smallest normal number
+    const Exp e = exp_parts(clamp(x, kExpLimit));
+    return e.power + e.power * e.fraction;
+  }
+
   static Vector sigmoid(Vector x) {
-    constexpr T limit = sizeof(T) == 4 ? 87 : 708;  // e^limit is still finite
-    const Exp e = exp(clamp(-x, limit));
+    const Exp e = exp_parts(clamp(-x, kExpLimit));
     return T(1) / (T(1) + e.power + e.power * e.fraction);
   }
 
@@ -65,7 +69,7 @@ struct Simd {
   // cancels.
   static Vector tanh(Vector x) {
     constexpr T limit = sizeof(T) == 4 ? 10 : 20;  // beyond it tanh rounds to 1
-    const Exp e = exp(T(2) * clamp(x, limit));
+    const Exp e = exp_parts(T(2) * clamp(x, limit));
     const Vector expm1 = e.power * e.fraction + (e.power - T(1));
     return expm1 / (expm1 + T(2));
   }
@@ -85,7 +89,9 @@ struct Simd {
     return x > limit ? broadcast(limit) : x;
   }
 
-  static Exp exp(Vector x) {
+  static constexpr T kExpLimit = sizeof(T) == 4 ? 87 : 708;  // e^limit is still finite
+
+  static Exp exp_parts(Vector x) {
     constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;
     constexpr T round =
         T(3) * (Int(1) << (mantissa - 1));  // adding it leaves round(x) in the lowest bits

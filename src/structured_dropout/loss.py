@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structured_dropout.backends.cpu import build, operators
 from structured_dropout.derivatives import differentiable_once
 
 
@@ -17,7 +18,8 @@ def cross_entropy_(logits: Tensor, targets: Tensor, ignore_index: int = -100) ->
 
     Args:
         logits: [rows, classes]; overwritten, and their gradient after them, so that nothing of
-            their size is allocated.
+            their size is allocated. Of bfloat16 and float16 logits all but the gradient is
+            float32, the loss, too.
         targets: int64 [rows]; rows of ``ignore_index`` count for nothing.
 
     Raises:
@@ -29,7 +31,9 @@ def cross_entropy_(logits: Tensor, targets: Tensor, ignore_index: int = -100) ->
         raise RuntimeError(
             "cross_entropy_ would overwrite logits that are (a view of) a leaf that requires grad"
         )
-    loss: Tensor = _CrossEntropy.apply(logits, targets, ignore_index)  # type: ignore[no-untyped-call]
+    half = logits.dtype in (torch.bfloat16, torch.float16)
+    function = _HalfCrossEntropy if half else _CrossEntropy
+    loss: Tensor = function.apply(logits, targets, ignore_index)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -52,3 +56,45 @@ class _CrossEntropy(torch.autograd.Function):
         scale = (dloss * counts).unsqueeze(1)
         gradient = probabilities.mul_(scale)
         return gradient.scatter_add_(1, targets, -scale), None, None
+
+
+class _HalfCrossEntropy(torch.autograd.Function):
+    """Rounds once, to the gradient: of the softmax the forward keeps a sum a row."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+        counts = (targets != ignore_index).float()
+        targets = targets.where(targets != ignore_index, 0)
+        target_logits = logits.gather(1, targets.unsqueeze(1)).squeeze(1).float()
+        if _has_kernel(logits):
+            log_sums = operators.load().cross_entropy_fp(logits)
+        else:
+            log_sums = torch.cat([logits[rows].float().logsumexp(1) for rows in _parts(logits)])
+        ctx.save_for_backward(logits, targets, counts, log_sums)
+        return ((log_sums - target_logits) * counts).sum()
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor, None, None]:
+        logits, targets, counts, log_sums = ctx.saved_tensors
+        scale = dloss * counts
+        if _has_kernel(logits):
+            operators.load().cross_entropy_bp_(logits, targets, log_sums, scale)
+            return logits, None, None
+        for rows in _parts(logits):
+            own = targets[rows].unsqueeze(1)
+            gradient = (logits[rows].float() - log_sums[rows].unsqueeze(1)).exp_()
+            gradient.scatter_add_(1, own, gradient.new_full(own.shape, -1))
+            logits[rows] = gradient.mul_(scale[rows].unsqueeze(1))
+        return logits, None, None
+
+
+def _has_kernel(logits: Tensor) -> bool:
+    suits = logits.is_cpu and logits.dtype == torch.bfloat16 and logits.is_contiguous()
+    return bool(suits) and build.missing() is None
+
+
+def _parts(logits: Tensor) -> list[slice]:
+    """Rows that take a few megabytes in float32."""
+    rows = max(1, 2**20 // logits.shape[1])
+    return [slice(first, first + rows) for first in range(0, len(logits), rows)]

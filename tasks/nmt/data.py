@@ -127,21 +127,18 @@ def load(data: DictConfig) -> Corpus:
     own = {split: paths for split, paths in own.items() if paths != (None, None)}
 
     notes = [f"own {split} files" for split in own if data.name != "parallel"]
-    splits, hashes = {}, {}
+    splits: dict[str, Pairs] = {}
+    hashes: dict[str, str] = {}
     for split in SPLITS:
         if split in own:
-            paths = [Path(path) for path in own[split]]
+            src, tgt = map(Path, own[split])
         else:
-            paths, note = _public_files(data, split)
+            (src, tgt), note = _public_files(data, split)
             notes += [note] if note else []
-        longest = (
-            None if split == "train" else LONGEST_SENTENCE
-        )  # of training pairs the long ones are left out
-        splits[split] = _pairs(*paths, longest)
-        hashes |= {
-            f"{split}_{side}": sha256(path)
-            for side, path in zip(("src", "tgt"), paths, strict=True)
-        }
+        # Of training pairs the long ones are left out.
+        longest = None if split == "train" else LONGEST_SENTENCE
+        splits[split] = _pairs(src, tgt, longest)
+        hashes |= {f"{split}_src": sha256(src), f"{split}_tgt": sha256(tgt)}
     if (
         data.name != "parallel"
         and not notes

@@ -22,6 +22,7 @@ from structured_dropout import (
     StructuredLSTM,
     precision,
 )
+from structured_dropout.derivatives import without_autocast
 from tasks.nmt.batches import Vocabulary
 from tasks.nmt.decoder import decode
 from tasks.nmt.masks import Masks, dropped
@@ -118,7 +119,7 @@ class StructuredModel(TranslationModel):
         weight = self.decoder.attn.linear_in.weight
         dtype = precision.of_products(weight)
         h, c = (part.to(weight.dtype) for part in state)
-        with precision.without_autocast(weight.device):
+        with without_autocast(weight.device):
             return decode(self.decoder, tgt, lengths, (h, c), memory, masks, self.backend, dtype)
 
     def project(self, outputs: Tensor, masks: Masks) -> Tensor:

@@ -99,4 +99,4 @@ def step(
 def negative_log_likelihood(model: TranslationModel, logits: Tensor, tgt: Tensor) -> Tensor:
     """Of the words that follow <s>, summed. The logits are lost."""
     padding = model.decoder.embeddings.word_padding_idx
-    return cross_entropy_(logits.flatten(0, 1).float(), tgt[1:].flatten(), ignore_index=padding)
+    return cross_entropy_(logits.flatten(0, 1), tgt[1:].flatten(), ignore_index=padding)

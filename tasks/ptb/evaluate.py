@@ -31,5 +31,5 @@ def perplexity(model: nn.Module, stream: Tensor, batch: int, tokens_a_window: in
     for start in range(0, steps, window):
         rows = slice(start, start + window)
         logits, state = model(inputs[rows], state)
-        total += cross_entropy_(logits.flatten(0, 1).float(), targets[rows].flatten()).item()
+        total += cross_entropy_(logits.flatten(0, 1), targets[rows].flatten()).item()
     return math.exp(min(total / (len(stream) - 1), 700.0))

@@ -77,7 +77,7 @@ def step(
     """One iteration over a window [T, B]; returns the mean loss a token and the state for the next window."""
     with autocast:
         logits, (h, c) = model(tokens, state)
-    loss = cross_entropy_(logits.flatten(0, 1).float(), targets.flatten())
+    loss = cross_entropy_(logits.flatten(0, 1), targets.flatten())
     optimizer.zero_grad()
     (
         loss / tokens.shape[1]

@@ -88,7 +88,7 @@ def step(
         h, state = model.hidden(tokens, state)
         mask = model.projection.draw_mask(*tokens.shape)
         logits = model.projection(h, mask)
-    loss = cross_entropy_(logits.flatten(0, 1).float(), targets.flatten()) / targets.numel()
+    loss = cross_entropy_(logits.flatten(0, 1), targets.flatten()) / targets.numel()
     optimizer.zero_grad()
     (loss + penalty(h.float(), mask, recipe.alpha, recipe.beta)).backward()
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
