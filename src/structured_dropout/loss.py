@@ -71,7 +71,8 @@ class _HalfCrossEntropy(torch.autograd.Function):
         else:
             log_sums = torch.cat([logits[rows].float().logsumexp(1) for rows in _parts(logits)])
         ctx.save_for_backward(logits, targets, counts, log_sums)
-        return ((log_sums - target_logits) * counts).sum()
+        loss: Tensor = ((log_sums - target_logits) * counts).sum()
+        return loss
 
     @staticmethod
     @differentiable_once
