@@ -167,49 +167,128 @@ def test_the_report_compiles_what_is_launched():
     assert launched <= compiled
 
 
-def test_a_launch_through_cupy(monkeypatch):
-    """CuPy passes a number on as it is: it must have the size of the kernel's parameter."""
-    made, calls = [], []
+@pytest.mark.parametrize("sites", [{"rh": 0.5}, {"nr": 0.5}, {"nr": 0.5, "rh": 0.5}, {}])
+@pytest.mark.parametrize("training", [True, False])
+def test_under_autocast_it_computes_in_float32(sites, training):
+    """Autocast would make what torch computes inside an operator bfloat16, half of what a kernel
+    writes: in the backward too, which here is inside of it."""
+    policy = DropoutPolicy(**{site: SiteDropout(Case.III, p) for site, p in sites.items()})
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 6, requires_grad=True)
+    results = {}
+    with cuda_launch.use(ShimLauncher()):
+        lstm = StructuredLSTM(6, 9, policy=policy, backend="cuda").train(training)
+        masks = lstm.draw_masks(4, 3)
+        for autocasts in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocasts):
+                y, (h, c) = lstm(x, masks=masks)
+                loss = y.square().sum() + (h * c).sum()
+                gradients = torch.autograd.grad(loss, [x, *lstm.parameters()])
+            results[autocasts] = [y, h, c, *gradients]
+    assert all(torch.equal(a, b) for a, b in zip(*results.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({0: torch.ones(2, 3).bfloat16()}, "weight must be a contiguous torch.float32 tensor on"),
+        ({0: torch.ones(3, 2).t()}, r"weight must be .* of strides \(1, 2\)"),
+        ({7: torch.ones(3, 4, device="meta")}, "rows must be .* tensor on cpu, it is .* on meta"),
+        ({1: 2.0}, "outputs must be a 32-bit int, it is 2.0"),
+        ({1: 2**31}, "outputs must be a 32-bit int"),
+        ({1: torch.tensor(2)}, "outputs must be a 32-bit int, it is a torch.int64 tensor"),
+    ],
+)
+def test_an_argument_that_no_kernel_could_check(change, message):
+    args = [torch.ones(2, 3), 2, 3, 1, 4, 4, 0, torch.empty(3, 4)]
+    for position, value in change.items():
+        args[position] = value
+    with (
+        cuda_launch.use(GpuLauncher()),
+        pytest.raises(TypeError, match=f"kernel by_unit of kernels/cuda/layout.cu: {message}"),
+    ):
+        cuda_launch.launch("layout.cu", "by_unit", (1, 1, 1), (32, 8, 1), 0, tuple(args))
+    with pytest.raises(TypeError, match="kernel by_unit takes 8 arguments, not 7"):
+        cuda_launch.launch("layout.cu", "by_unit", (1, 1, 1), (32, 8, 1), 0, tuple(args[:7]))
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """What a launch uses of CuPy, with two blocks at once; holds what was made and launched."""
+    seen = SimpleNamespace(made=[], calls=[])
 
     class RawKernel:
+        shared_size_bytes = 16
         max_dynamic_shared_size_bytes = 0
 
         def __init__(self, code, name, options, enable_cooperative_groups):
-            made.append((name, options, enable_cooperative_groups))
+            seen.made.append((name, options, enable_cooperative_groups))
 
         def compile(self):
-            pass
+            self.kernel = Function()
+            self.kernel.of = self
 
-        def __call__(self, grid, block, args, shared_mem):
-            calls.append((grid, block, args, shared_mem, self.max_dynamic_shared_size_bytes))
+    class Function:
+        ptr = 1
+
+        def __call__(self, grid, block, args, shared_mem, stream, enable_cooperative_groups):
+            allowed = self.of.max_dynamic_shared_size_bytes
+            launch = grid, block, shared_mem, allowed, enable_cooperative_groups
+            seen.calls.append((launch, args))
+
+    class Device(nullcontext):
+        attributes = {"MaxSharedMemoryPerBlockOptin": 99 << 10}
 
     cuda = SimpleNamespace(
-        Device=lambda index: nullcontext(),
-        Stream=SimpleNamespace(from_external=lambda stream: nullcontext()),
+        Device=Device,
+        Stream=SimpleNamespace(from_external=lambda stream: stream),
         compiler=SimpleNamespace(CompileException=KeyError),
+        driver=SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda *_: 2),
     )
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(RawKernel=RawKernel, cuda=cuda))
     monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    cuda_launch._kernel.cache_clear()
-    x = torch.ones(3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    properties = SimpleNamespace(multi_processor_count=1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    caches = (
+        cuda_launch._kernel,
+        cuda_launch._blocks_at_once,
+        cuda_launch._stream,
+        cuda_launch._shared_limit,
+    )
+    for cached in caches:
+        cached.cache_clear()
+    yield seen
+    for cached in caches:
+        cached.cache_clear()
+
+
+def launch_through_cupy(grid, args=(torch.ones(3), None, 5, 0.5), shared_bytes=0):
+    options = {"cooperative": True, "defines": ("A=1",)}
+    CupyLauncher().launch("lstm.cu", "f", grid, (64, 1, 1), shared_bytes, args, **options)
+
+
+def test_a_launch_through_cupy(cupy):
+    """CuPy passes a number on as it is: it must have the size of the kernel's parameter."""
+    args = torch.ones(3), None, 5, 0.5
     for shared_bytes in (0, 50 << 10):
-        CupyLauncher().launch(
-            "lstm.cu",
-            "f",
-            (1, 2, 1),
-            (64, 1, 1),
-            shared_bytes,
-            (x, None, 5, 0.5),
-            cooperative=True,
-            defines=("A=1",),
-        )
-    cuda_launch._kernel.cache_clear()
-    assert made == [("f", ("-std=c++17", "-DA=1"), True)]
-    assert [(call[0], call[1], call[3], call[4]) for call in calls] == [
-        ((1, 2, 1), (64, 1, 1), 0, 0),
-        ((1, 2, 1), (64, 1, 1), 50 << 10, 50 << 10),
+        launch_through_cupy((1, 2, 1), args, shared_bytes)
+    assert cupy.made == [("f", ("-std=c++17", "-DA=1"), True)]  # compiled once
+    allowed = (99 << 10) - 16
+    assert [launch for launch, _ in cupy.calls] == [
+        ((1, 2, 1), (64, 1, 1), 0, allowed, True),
+        ((1, 2, 1), (64, 1, 1), 50 << 10, allowed, True),
     ]
-    args = calls[0][2]
-    assert list(args) == [x.data_ptr(), 0, 5, 0.5]
-    assert [type(arg) for arg in args] == [numpy.uintp, numpy.uintp, numpy.int32, numpy.float32]
+    passed = cupy.calls[0][1]
+    assert list(passed) == [args[0].data_ptr(), 0, 5, 0.5]
+    assert [type(arg) for arg in passed] == [numpy.uintp, numpy.uintp, numpy.int32, numpy.float32]
+
+
+def test_a_cooperative_grid_that_cannot_run_at_once(cupy):
+    """CuPy would make it smaller, and the layer wrong."""
+    with pytest.raises(
+        RuntimeError, match=r"f of .*: its 3 blocks must run at once, a card runs 2"
+    ):
+        launch_through_cupy((3, 1, 1))
+    assert cupy.calls == []
