@@ -3,7 +3,7 @@
 import logging
 import sys
 from contextlib import nullcontext
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy
 import pytest
@@ -11,6 +11,7 @@ import torch
 from cuda_shim import ShimLauncher
 from torch.nn.utils.rnn import pack_sequence
 
+from scripts import ceilings
 from scripts.cuda_report import VARIANTS
 from structured_dropout import (
     Case,
@@ -161,6 +162,7 @@ def test_the_report_compiles_what_is_launched():
         for batch, hidden in ((1, 2), (7, 2), (12, 2), (15, 2), (20, 2), (2, 160)):
             x = torch.randn(2, batch, 3)
             StructuredLSTM(3, hidden, policy=policy, backend="cuda")(x)[0].sum().backward()
+        ceilings.barrier(CPU)
     launched = {(source, defines) for source, _, defines in shim.launched}
     compiled = {(source, defines) for source, variants in VARIANTS.items() for defines in variants}
     assert {source for source, _ in launched} == set(VARIANTS)
@@ -237,7 +239,7 @@ def cupy(monkeypatch):
             seen.calls.append((launch, args))
 
     class Device(nullcontext):
-        attributes = {"MaxSharedMemoryPerBlockOptin": 99 << 10}
+        attributes = MappingProxyType({"MaxSharedMemoryPerBlockOptin": 99 << 10})
 
     cuda = SimpleNamespace(
         Device=Device,
@@ -264,7 +266,7 @@ def cupy(monkeypatch):
         cached.cache_clear()
 
 
-def launch_through_cupy(grid, args=(torch.ones(3), None, 5, 0.5), shared_bytes=0):
+def launch_through_cupy(grid, args, shared_bytes=0):
     options = {"cooperative": True, "defines": ("A=1",)}
     CupyLauncher().launch("lstm.cu", "f", grid, (64, 1, 1), shared_bytes, args, **options)
 
@@ -290,5 +292,5 @@ def test_a_cooperative_grid_that_cannot_run_at_once(cupy):
     with pytest.raises(
         RuntimeError, match=r"f of .*: its 3 blocks must run at once, a card runs 2"
     ):
-        launch_through_cupy((3, 1, 1))
+        launch_through_cupy((3, 1, 1), (torch.ones(3),))
     assert cupy.calls == []
