@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import checkout  # noqa: F401
 import torch
 
 from structured_dropout.backends.cuda import launch, layout

@@ -1,6 +1,7 @@
 """The cuda backend around its kernels: where it runs, what it says where it does not, and how it launches."""
 
 import logging
+import re
 import sys
 from contextlib import nullcontext
 from types import MappingProxyType, SimpleNamespace
@@ -23,6 +24,7 @@ from structured_dropout import (
     backends,
 )
 from structured_dropout.backends.cuda import launch as cuda_launch
+from structured_dropout.backends.cuda import payoff
 from structured_dropout.backends.cuda.launch import CupyLauncher
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -116,11 +118,49 @@ def test_what_a_machine_must_have(machine, has, reason):
     ],
 )
 def test_auto_on_a_gpu(caplog, launcher, policy, choice, logged):
+    assert auto(caplog, launcher, policy) == (choice, logged)
+
+
+def auto(caplog, launcher, policy):
+    """What it chose, and what it said."""
     backends._auto.cache_clear()
     with cuda_launch.use(launcher), caplog.at_level(logging.INFO):
-        assert backends.resolve("auto", policy, GPU, torch.float32) == choice
-    assert caplog.messages == logged
+        choice = backends.resolve("auto", policy, GPU, torch.float32)
     backends._auto.cache_clear()
+    return choice, caplog.messages
+
+
+NR, OUTPUT = (DropoutPolicy(**{site: SiteDropout(Case.III, 0.5)}) for site in ("nr", "output"))
+NR_BY_LAYER = DropoutPolicy(nr=SiteDropout(Case.III, (0.2, 0.7)))
+
+
+@pytest.mark.parametrize(
+    ("rates", "policy", "choice", "said"),
+    [
+        (
+            {},
+            NR,
+            "fused",
+            "not cuda: .* nobody measured on a card from which rate .*: see make gpu",
+        ),
+        ({"a card": 0.4}, NR, "cuda", "cuda"),
+        ({"a card": 0.6}, NR, "fused", "not cuda: on a card .* faster from a rate of 0.6, .* 0.5"),
+        ({"a card": 0.6}, OUTPUT, "fused", "not cuda: on a card .* this is 0.5"),
+        ({"a card": 0.46}, NR_BY_LAYER, "fused", "not cuda: on a card .* this is 0.45"),
+        ({"a card": 0.6}, NR_RH_ST, "cuda", "cuda"),
+        ({"another": 0.4}, NR, "fused", "not cuda: .* nobody measured on a card"),
+    ],
+)
+def test_auto_takes_what_pays(monkeypatch, caplog, rates, policy, choice, said):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    monkeypatch.setattr(payoff, "least_rates", lambda: rates)
+    chosen, (first, *_) = auto(caplog, GpuLauncher(), policy)
+    assert chosen == choice
+    assert re.match(f"backend auto: {said}", first)
+
+
+def test_what_was_measured_is_a_rate_a_card():
+    assert all(0 < rate < 1 for rate in payoff.least_rates().values())
 
 
 def test_a_model_may_be_made_on_the_cpu_and_moved(monkeypatch):

@@ -14,10 +14,11 @@ ROOT = Path(__file__).parents[2]
 def test_every_command_composes(compose, tmp_path):
     steps = gpu.steps(tmp_path).values()
     commands = [s.command for s in steps if s.command[1] in ("run.py", "scripts/benchmark.py")]
-    assert len(commands) == 4 + len(gpu.RATES) + 1
+    assert len(commands) == 6  # four benchmarks, the rates, a training
     for _, _, *overrides in commands:
         own = ("output=", "tf32=", "rounds=")
-        cfg = compose(*(override for override in overrides if not override.startswith(own)))
+        kept = [override for override in overrides if not override.startswith(own)]
+        cfg = compose(*(override.split(",")[0] for override in kept))
         assert (cfg.device, cfg.backend.name) == ("cuda", "cuda")
 
 
@@ -73,3 +74,22 @@ def test_the_first_cuda_error_ends_it(monkeypatch, tmp_path):
     report = (tmp_path / "report.txt").read_text().splitlines()
     assert report[:2] == ["one: failed", "two: CUDA error"]
     assert report[2].startswith("three: not run: after a CUDA error")
+
+
+@pytest.mark.parametrize(
+    ("speedups", "least"),
+    [
+        ({0.25: 0.8, 0.5: 1.1, 0.8: 1.5}, 0.5),
+        ({0.25: 1.2, 0.5: 0.9, 0.8: 1.5}, 0.8),
+        ({0.25: 1.2, 0.5: 1.1, 0.8: 0.9}, None),
+    ],
+)
+def test_the_rate_from_which_skipping_pays(tmp_path, speedups, least):
+    rows = ["backend,phase,speedup_vs_fused,overrides"]
+    for rate, speedup in speedups.items():
+        rows.append(f"fused,iteration,1.0,task.rates.nr={rate} device=cuda")
+        rows.append(f"cuda,fp,9.0,task.rates.nr={rate} device=cuda")
+        rows.append(f"cuda,iteration,{speedup},device=cuda task.rates.nr={rate}")
+    file = tmp_path / "rates.csv"
+    file.write_text("\n".join(rows))
+    assert gpu.least_rate(file) == least
