@@ -29,8 +29,8 @@ asan: install ## the kernels' tests under the address sanitizer
 cuda-report: install ## registers, shared memory and spills of the CUDA kernels; needs no GPU
 	$(BIN)/python scripts/cuda_report.py
 
-gpu: ## on a machine with an NVIDIA GPU, with its own Python (PYTHON=...): tests, benchmarks and trainings there
-	$(PYTHON) scripts/gpu.py
+gpu: ## on a machine with an NVIDIA GPU, with its own Python (PYTHON=...): tests, benchmarks and a training; OUT=folder
+	$(PYTHON) scripts/gpu.py --out $(or $(OUT),results/gpu) $(if $(BUDGET),--budget $(BUDGET))
 
 install: $(VENV)/installed
 

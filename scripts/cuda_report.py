@@ -25,6 +25,7 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
 # what is launched.
 _TILES = tuple(f"ROWS={rows}" for rows in (4, 8, 12, 16, 20))
 VARIANTS: dict[str, list[tuple[str, ...]]] = {
+    "ceilings.cu": [()],
     "layout.cu": [()],
     "products.cu": [(), *((tile,) for tile in _TILES)],
     "lstm.cu": [(tile, threads) for tile in _TILES for threads in ("THREADS=128", "THREADS=256")],

@@ -1,124 +1,210 @@
 """All that only a machine with an NVIDIA GPU can show: the kernels are right there, and how fast
 they are.
 
-    make gpu
+    python scripts/gpu.py --out FOLDER [--budget SECONDS] [--only STEP,STEP]
 
-Runs the tests of the backends on the GPU (under compute-sanitizer too, where it is installed), the
-benchmark of each task in fp32 and in TF32, and short trainings, all with the Python that runs this
-file. What they measure lands in results/gpu/<card>/. A step that fails does not end the others; the
-end says which failed.
+For a machine that may have no network, with the Python that runs this file. The steps, in their
+order: a smoke test at real sizes; ceilings (scripts/ceilings.py); benchmarks of ptb_medium and
+ptb_large in fp32 and TF32; the rates from which skipping a layer's input alone pays;
+compute-sanitizer; all tests of the backends; and a training of ptb_medium with what is left of the
+budget. What they print and measure lies in FOLDER, and in one FOLDER/gpu.tar.gz at the end.
+
+What a step needs and the machine has not is an error before any runs. A step that fails does not
+end the others, but the first CUDA error does: behind it nothing can be trusted. The end tells how
+each went.
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tarfile
+import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHMARKS = {  # the modules that a task needs beyond hydra
-    "ptb_medium": [],
-    "ptb_large": [],
-    "ptb_awd": [],
-    "nmt_de_en": ["onmt", "sacrebleu"],
-    "nmt_multi30k": ["onmt", "sacrebleu"],
-    "ner_conll03": ["torchcrf", "seqeval"],
-}
-TRAININGS = {
-    "nr_random": "fused",
-    "nr_st": "cuda",
-    "nr_rh_st": "cuda",
-}  # ptb_small, by dropout and backend
+DEVICE = os.environ.get("TEST_DEVICE", "cuda")  # else the tests' stand-in for a GPU
+CUDA_ERROR = re.compile(
+    r"CUDA error|CUDA_ERROR_|cudaError|CUDADriverError|illegal memory access|LaunchError"
+)
+MODELS = ("torch", "cupy", "pytest", "numpy", "hydra", "omegaconf", "rich")
+TESTS = ("torch", "cupy", "pytest", "numpy")
+WHOLE = ("cuda", "iteration")
+RATES = (0.25, 0.5, 0.65, 0.8)  # of ptb_large's nr
 
 
-def main() -> None:
-    if not torch.cuda.is_available():
+class Step(NamedTuple):
+    """A command, the seconds it may take (None: all that are left), and what it needs: modules, or
+    the names of programs and of environment variables that hold a folder."""
+
+    command: list[str]
+    limit: float | None
+    needs: tuple[str, ...]
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="where all results land")
+    parser.add_argument("--budget", type=float, default=540, help="seconds in all")
+    parser.add_argument("--only", help="the steps to run, with commas; all by default")
+    options = parser.parse_args(arguments)
+    out = options.out.resolve()
+    chosen = steps(out)
+    if options.only is not None:
+        wanted = options.only.split(",")
+        if unknown := set(wanted) - set(chosen):
+            sys.exit(f"error: no step {', '.join(sorted(unknown))}: there are {', '.join(chosen)}")
+        chosen = {name: step for name, step in chosen.items() if name in wanted}
+    if lacking := sorted({need for step in chosen.values() for need in step.needs if lacks(need)}):
+        sys.exit(f"error: not here: {', '.join(lacking)}; bring it, or leave steps out with --only")
+    if DEVICE == "cuda" and not torch.cuda.is_available():
         sys.exit("error: torch sees no GPU here: nvidia-smi tells whether there is a driver")
-    card = re.sub(r"\W+", "_", torch.cuda.get_device_name())
-    results = ROOT / "results" / "gpu" / card
-    results.mkdir(parents=True, exist_ok=True)
-    failed = [name for name, command in steps(results).items() if not passes(name, command)]
-    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+    out.mkdir(parents=True, exist_ok=True)
+    sys.exit(run_all(chosen, out, time.monotonic() + options.budget))
 
 
-def steps(results: Path) -> dict[str, list[str]]:
-    """The commands by name, without those whose packages are not installed."""
+def steps(out: Path) -> dict[str, Step]:
+    """All steps by name, in their order."""
     pytest = [sys.executable, "-m", "pytest", "-q"]
-    commands = {
-        "tests": [
-            *pytest,
-            "tests/library/test_backends.py",
-            *(["tests/library/test_fuzz.py"] if has("hypothesis") else []),
-        ]
+    on = [f"device={DEVICE}"]
+    script = [sys.executable, "scripts/benchmark.py", *on, "backend=cuda"]
+    ceilings = [sys.executable, "scripts/ceilings.py", *on, f"output={out / 'ceilings.json'}"]
+    result = {
+        "smoke": Step([*pytest, "-x", "tests/cuda/test_real_sizes.py"], 120, TESTS),
+        "ceilings": Step(ceilings, 60, ("torch", "cupy", "numpy")),
     }
-    if shutil.which("compute-sanitizer"):
-        for tool in ("memcheck", "racecheck", "synccheck"):
-            sanitizer = [
-                "compute-sanitizer",
-                "--tool",
-                tool,
-                "--error-exitcode",
-                "1",
-                "--target-processes",
-                "all",
-            ]
-            commands[tool] = [
-                *sanitizer,
-                *pytest,
-                "tests/library/test_backends.py",
-                "-k",
-                "cuda and nr_rh_st",
-            ]
-    else:
-        print("not run: compute-sanitizer, which is not installed")
-    if not has("hydra"):
-        print("not run: benchmarks and trainings, which need hydra: pip install -e '.[cuda]'")
-        return commands
-    for task, modules in BENCHMARKS.items():
-        if missing := [module for module in modules if not has(module)]:
-            print(f"not run: {task}, without {', '.join(missing)}")
-            continue
-        for precision, tf32 in (("fp32", "false"), ("tf32", "true")):
-            commands[f"{task} {precision}"] = [
-                *(
-                    sys.executable,
-                    "scripts/benchmark.py",
-                    f"task={task}",
-                    "device=cuda",
-                    "backend=cuda",
-                ),
-                *(f"tf32={tf32}", f"output={results / f'{task}_{precision}.csv'}"),
-            ]
-    for dropout, backend in TRAININGS.items():
-        commands[f"training {dropout}"] = [
-            *(
-                sys.executable,
-                "run.py",
-                "task=ptb_small",
-                f"dropout={dropout}",
-                f"backend={backend}",
-                "device=cuda",
-            ),
-            *("train.epochs=2", f"run.dir={results / 'ptb_small' / dropout}"),
-        ]
-    return commands
+    for task in ("ptb_medium", "ptb_large"):
+        for name, tf32 in (("fp32", "false"), ("tf32", "true")):
+            row = [f"task={task}", f"tf32={tf32}", f"output={out / f'{task}_{name}.csv'}"]
+            result[f"{task}_{name}"] = Step([*script, *row], 240, MODELS)
+    rates = f"task.rates.nr={','.join(map(str, RATES))}"
+    sweep = ["task=ptb_large", "dropout=nr_st", rates, "rounds=5", f"output={out / 'rates.csv'}"]
+    result["rates"] = Step([*script, *sweep], 240, MODELS)
+    for tool in ("memcheck", "racecheck", "synccheck"):
+        sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
+        tests = [*pytest, "tests/library/test_backends.py", "-k", "cuda and nr_rh_st"]
+        command = [*sanitizer, "--target-processes", "all", *tests]
+        result[tool] = Step(command, 180, (*TESTS, "compute-sanitizer"))
+    result["tests"] = Step([*pytest, "tests/library/test_backends.py"], 300, TESTS)
+    training = [sys.executable, "run.py", "task=ptb_medium", "dropout=nr_rh_st", "backend=cuda"]
+    training += [*on, f"run.dir={out / 'ptb_medium_nr_rh_st'}"]
+    result["training"] = Step(training, None, (*MODELS, "STRUCTURED_DROPOUT_DATA"))
+    return result
 
 
-def has(module: str) -> bool:
-    return find_spec(module) is not None
+def lacks(need: str) -> bool:
+    if need == "cupy" and DEVICE != "cuda":
+        return False
+    if need.isupper():
+        return not Path(os.environ.get(need, "")).is_dir() or need not in os.environ
+    return find_spec(need) is None if "-" not in need else shutil.which(need) is None
 
 
-def passes(name: str, command: list[str]) -> bool:
+def run_all(chosen: dict[str, Step], out: Path, deadline: float) -> int:
+    """Run the steps until the deadline, pack what they left. Returns 0 if all that ended passed."""
+    told: dict[str, str] = {}
+    for name, step in chosen.items():
+        left = deadline - time.monotonic()
+        if any(how == "CUDA error" for how in told.values()):
+            told[name] = "not run: after a CUDA error nothing can be trusted"
+        elif left < 5:
+            told[name] = "not run: out of time"
+        else:
+            limit = left if step.limit is None else min(step.limit, left)
+            told[name] = run(name, step.command, limit, out / f"{name}.log")
+        report = "".join(f"{step}: {how}\n" for step, how in told.items())
+        (out / "report.txt").write_text(report)
+    if told.get("rates") == "passed" and (rate := least_rate(out / "rates.csv")) is not None:
+        measured = {torch.cuda.get_device_name(): rate}  # for backends/cuda/measured.json
+        (out / "measured.json").write_text(json.dumps(measured) + "\n")
+    with tarfile.open(out / "gpu.tar.gz", "w:gz") as tar:
+        for path in sorted(out.iterdir()):
+            if path.name != "gpu.tar.gz":
+                tar.add(path, path.name, filter=without_weights)
+    print(f"\n{report}all in {out / 'gpu.tar.gz'}")
+    return int(any(how in ("failed", "CUDA error") for how in told.values()))
+
+
+def without_weights(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if entry.name.endswith(".pt") else entry
+
+
+def least_rate(csv_file: Path) -> float | None:
+    """The lowest of the rates from which on all let ``cuda`` be faster than torch's LSTM; None if
+    the highest does not."""
+    least = None
+    with csv_file.open() as file:
+        rows = [r for r in csv.DictReader(file) if (r["backend"], r["phase"]) == WHOLE]
+    faster = {
+        float(row["overrides"].split("task.rates.nr=")[1].split()[0]): float(
+            row["speedup_vs_fused"]
+        )
+        > 1
+        for row in rows
+    }
+    for rate in sorted(faster, reverse=True):
+        if not faster[rate]:
+            break
+        least = rate
+    return least
+
+
+def run(name: str, command: list[str], limit: float, log: Path) -> str:
+    """Run a step; what it prints goes to the log, too. Returns how it ended."""
     print(f"\n== {name}: {' '.join(command)}", flush=True)
-    environment = {**os.environ, "TEST_DEVICE": "cuda", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-    return subprocess.run(command, cwd=ROOT, env=environment).returncode == 0
+    path = os.pathsep.join(
+        [str(ROOT / "src"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    environment = {**os.environ, "TEST_DEVICE": DEVICE, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        os.killpg(process.pid, signal.SIGINT)  # a training then saves what it has
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(limit, end)
+    timer.start()
+    broken = False
+    assert process.stdout is not None
+    with log.open("w") as file:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            file.write(line)
+            broken |= CUDA_ERROR.search(line) is not None
+    code = process.wait()
+    timer.cancel()
+    if code != 0 and broken:
+        return "CUDA error"
+    if late.is_set():
+        return "out of time"
+    return "passed" if code == 0 else "failed"
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

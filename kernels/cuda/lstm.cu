@@ -15,6 +15,7 @@
 // steps_per_draw of its direction, indices and offsets [directions][draws + 1]; offsets is null
 // where nothing is dropped. A row that takes no part in a step (ended, or in the reverse direction
 // not begun) keeps its state.
+#include "barrier.cuh"
 #include "common.cuh"
 
 #ifndef THREADS
@@ -22,18 +23,6 @@
 #endif
 
 namespace {
-
-// All blocks of a direction arrive `target` times in sum before one goes on.
-__device__ void grid_barrier(int* arrivals, int target) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    atomicAdd(arrivals, 1);
-    while (*static_cast<volatile int*>(arrivals) < target) __nanosleep(32);
-    __threadfence();
-  }
-  __syncthreads();
-}
 
 // The share of U that a block owns.
 struct Weights {

@@ -1,9 +1,10 @@
 """The cuda backend around its kernels: where it runs, what it says where it does not, and how it launches."""
 
 import logging
+import re
 import sys
 from contextlib import nullcontext
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy
 import pytest
@@ -11,6 +12,7 @@ import torch
 from cuda_shim import ShimLauncher
 from torch.nn.utils.rnn import pack_sequence
 
+from scripts import ceilings
 from scripts.cuda_report import VARIANTS
 from structured_dropout import (
     Case,
@@ -22,6 +24,7 @@ from structured_dropout import (
     backends,
 )
 from structured_dropout.backends.cuda import launch as cuda_launch
+from structured_dropout.backends.cuda import payoff
 from structured_dropout.backends.cuda.launch import CupyLauncher
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -115,11 +118,49 @@ def test_what_a_machine_must_have(machine, has, reason):
     ],
 )
 def test_auto_on_a_gpu(caplog, launcher, policy, choice, logged):
+    assert auto(caplog, launcher, policy) == (choice, logged)
+
+
+def auto(caplog, launcher, policy):
+    """What it chose, and what it said."""
     backends._auto.cache_clear()
     with cuda_launch.use(launcher), caplog.at_level(logging.INFO):
-        assert backends.resolve("auto", policy, GPU, torch.float32) == choice
-    assert caplog.messages == logged
+        choice = backends.resolve("auto", policy, GPU, torch.float32)
     backends._auto.cache_clear()
+    return choice, caplog.messages
+
+
+NR, OUTPUT = (DropoutPolicy(**{site: SiteDropout(Case.III, 0.5)}) for site in ("nr", "output"))
+NR_BY_LAYER = DropoutPolicy(nr=SiteDropout(Case.III, (0.2, 0.7)))
+
+
+@pytest.mark.parametrize(
+    ("rates", "policy", "choice", "said"),
+    [
+        (
+            {},
+            NR,
+            "fused",
+            "not cuda: .* nobody measured on a card from which rate .*: see make gpu",
+        ),
+        ({"a card": 0.4}, NR, "cuda", "cuda"),
+        ({"a card": 0.6}, NR, "fused", "not cuda: on a card .* faster from a rate of 0.6, .* 0.5"),
+        ({"a card": 0.6}, OUTPUT, "fused", "not cuda: on a card .* this is 0.5"),
+        ({"a card": 0.46}, NR_BY_LAYER, "fused", "not cuda: on a card .* this is 0.45"),
+        ({"a card": 0.6}, NR_RH_ST, "cuda", "cuda"),
+        ({"another": 0.4}, NR, "fused", "not cuda: .* nobody measured on a card"),
+    ],
+)
+def test_auto_takes_what_pays(monkeypatch, caplog, rates, policy, choice, said):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    monkeypatch.setattr(payoff, "least_rates", lambda: rates)
+    chosen, (first, *_) = auto(caplog, GpuLauncher(), policy)
+    assert chosen == choice
+    assert re.match(f"backend auto: {said}", first)
+
+
+def test_what_was_measured_is_a_rate_a_card():
+    assert all(0 < rate < 1 for rate in payoff.least_rates().values())
 
 
 def test_a_model_may_be_made_on_the_cpu_and_moved(monkeypatch):
@@ -161,55 +202,135 @@ def test_the_report_compiles_what_is_launched():
         for batch, hidden in ((1, 2), (7, 2), (12, 2), (15, 2), (20, 2), (2, 160)):
             x = torch.randn(2, batch, 3)
             StructuredLSTM(3, hidden, policy=policy, backend="cuda")(x)[0].sum().backward()
+        ceilings.barrier(CPU)
     launched = {(source, defines) for source, _, defines in shim.launched}
     compiled = {(source, defines) for source, variants in VARIANTS.items() for defines in variants}
     assert {source for source, _ in launched} == set(VARIANTS)
     assert launched <= compiled
 
 
-def test_a_launch_through_cupy(monkeypatch):
-    """CuPy passes a number on as it is: it must have the size of the kernel's parameter."""
-    made, calls = [], []
+@pytest.mark.parametrize("sites", [{"rh": 0.5}, {"nr": 0.5}, {"nr": 0.5, "rh": 0.5}, {}])
+@pytest.mark.parametrize("training", [True, False])
+def test_under_autocast_it_computes_in_float32(sites, training):
+    """Autocast would make what torch computes inside an operator bfloat16, half of what a kernel
+    writes: in the backward too, which here is inside of it."""
+    policy = DropoutPolicy(**{site: SiteDropout(Case.III, p) for site, p in sites.items()})
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 6, requires_grad=True)
+    results = {}
+    with cuda_launch.use(ShimLauncher()):
+        lstm = StructuredLSTM(6, 9, policy=policy, backend="cuda").train(training)
+        masks = lstm.draw_masks(4, 3)
+        for autocasts in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocasts):
+                y, (h, c) = lstm(x, masks=masks)
+                loss = y.square().sum() + (h * c).sum()
+                gradients = torch.autograd.grad(loss, [x, *lstm.parameters()])
+            results[autocasts] = [y, h, c, *gradients]
+    assert all(torch.equal(a, b) for a, b in zip(*results.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({0: torch.ones(2, 3).bfloat16()}, "weight must be a contiguous torch.float32 tensor on"),
+        ({0: torch.ones(3, 2).t()}, r"weight must be .* of strides \(1, 2\)"),
+        ({7: torch.ones(3, 4, device="meta")}, "rows must be .* tensor on cpu, it is .* on meta"),
+        ({1: 2.0}, "outputs must be a 32-bit int, it is 2.0"),
+        ({1: 2**31}, "outputs must be a 32-bit int"),
+        ({1: torch.tensor(2)}, "outputs must be a 32-bit int, it is a torch.int64 tensor"),
+    ],
+)
+def test_an_argument_that_no_kernel_could_check(change, message):
+    args = [torch.ones(2, 3), 2, 3, 1, 4, 4, 0, torch.empty(3, 4)]
+    for position, value in change.items():
+        args[position] = value
+    with (
+        cuda_launch.use(GpuLauncher()),
+        pytest.raises(TypeError, match=f"kernel by_unit of kernels/cuda/layout.cu: {message}"),
+    ):
+        cuda_launch.launch("layout.cu", "by_unit", (1, 1, 1), (32, 8, 1), 0, tuple(args))
+    with pytest.raises(TypeError, match="kernel by_unit takes 8 arguments, not 7"):
+        cuda_launch.launch("layout.cu", "by_unit", (1, 1, 1), (32, 8, 1), 0, tuple(args[:7]))
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """What a launch uses of CuPy, with two blocks at once; holds what was made and launched."""
+    seen = SimpleNamespace(made=[], calls=[])
 
     class RawKernel:
+        shared_size_bytes = 16
         max_dynamic_shared_size_bytes = 0
 
         def __init__(self, code, name, options, enable_cooperative_groups):
-            made.append((name, options, enable_cooperative_groups))
+            seen.made.append((name, options, enable_cooperative_groups))
 
         def compile(self):
-            pass
+            self.kernel = Function()
+            self.kernel.of = self
 
-        def __call__(self, grid, block, args, shared_mem):
-            calls.append((grid, block, args, shared_mem, self.max_dynamic_shared_size_bytes))
+    class Function:
+        ptr = 1
+
+        def __call__(self, grid, block, args, shared_mem, stream, enable_cooperative_groups):
+            allowed = self.of.max_dynamic_shared_size_bytes
+            launch = grid, block, shared_mem, allowed, enable_cooperative_groups
+            seen.calls.append((launch, args))
+
+    class Device(nullcontext):
+        attributes = MappingProxyType({"MaxSharedMemoryPerBlockOptin": 99 << 10})
 
     cuda = SimpleNamespace(
-        Device=lambda index: nullcontext(),
-        Stream=SimpleNamespace(from_external=lambda stream: nullcontext()),
+        Device=Device,
+        Stream=SimpleNamespace(from_external=lambda stream: stream),
         compiler=SimpleNamespace(CompileException=KeyError),
+        driver=SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda *_: 2),
     )
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(RawKernel=RawKernel, cuda=cuda))
     monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    cuda_launch._kernel.cache_clear()
-    x = torch.ones(3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    properties = SimpleNamespace(multi_processor_count=1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    caches = (
+        cuda_launch._kernel,
+        cuda_launch._blocks_at_once,
+        cuda_launch._stream,
+        cuda_launch._shared_limit,
+    )
+    for cached in caches:
+        cached.cache_clear()
+    yield seen
+    for cached in caches:
+        cached.cache_clear()
+
+
+def launch_through_cupy(grid, args, shared_bytes=0):
+    options = {"cooperative": True, "defines": ("A=1",)}
+    CupyLauncher().launch("lstm.cu", "f", grid, (64, 1, 1), shared_bytes, args, **options)
+
+
+def test_a_launch_through_cupy(cupy):
+    """CuPy passes a number on as it is: it must have the size of the kernel's parameter."""
+    args = torch.ones(3), None, 5, 0.5
     for shared_bytes in (0, 50 << 10):
-        CupyLauncher().launch(
-            "lstm.cu",
-            "f",
-            (1, 2, 1),
-            (64, 1, 1),
-            shared_bytes,
-            (x, None, 5, 0.5),
-            cooperative=True,
-            defines=("A=1",),
-        )
-    cuda_launch._kernel.cache_clear()
-    assert made == [("f", ("-std=c++17", "-DA=1"), True)]
-    assert [(call[0], call[1], call[3], call[4]) for call in calls] == [
-        ((1, 2, 1), (64, 1, 1), 0, 0),
-        ((1, 2, 1), (64, 1, 1), 50 << 10, 50 << 10),
+        launch_through_cupy((1, 2, 1), args, shared_bytes)
+    assert cupy.made == [("f", ("-std=c++17", "-DA=1"), True)]  # compiled once
+    allowed = (99 << 10) - 16
+    assert [launch for launch, _ in cupy.calls] == [
+        ((1, 2, 1), (64, 1, 1), 0, allowed, True),
+        ((1, 2, 1), (64, 1, 1), 50 << 10, allowed, True),
     ]
-    args = calls[0][2]
-    assert list(args) == [x.data_ptr(), 0, 5, 0.5]
-    assert [type(arg) for arg in args] == [numpy.uintp, numpy.uintp, numpy.int32, numpy.float32]
+    passed = cupy.calls[0][1]
+    assert list(passed) == [args[0].data_ptr(), 0, 5, 0.5]
+    assert [type(arg) for arg in passed] == [numpy.uintp, numpy.uintp, numpy.int32, numpy.float32]
+
+
+def test_a_cooperative_grid_that_cannot_run_at_once(cupy):
+    """CuPy would make it smaller, and the layer wrong."""
+    with pytest.raises(
+        RuntimeError, match=r"f of .*: its 3 blocks must run at once, a card runs 2"
+    ):
+        launch_through_cupy((3, 1, 1), (torch.ones(3),))
+    assert cupy.calls == []

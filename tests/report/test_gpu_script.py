@@ -1,33 +1,95 @@
-"""What make gpu would run: its commands cannot be run here, but the scripts must know them."""
+"""make gpu, tried without a GPU: its commands compose, and it runs on the tests' stand-in for one."""
 
 import sys
+import tarfile
+from pathlib import Path
+
+import pytest
 
 from scripts import gpu
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_every_command_composes(compose, tmp_path):
-    commands = [
-        command
-        for command in gpu.steps(tmp_path).values()
-        if command[1] in ("run.py", "scripts/benchmark.py")
-    ]
-    assert len(commands) == 2 * len(gpu.BENCHMARKS) + len(gpu.TRAININGS)
-    for python, _, *overrides in commands:
-        assert python == sys.executable
-        cfg = compose(
-            *(override for override in overrides if not override.startswith(("output=", "tf32=")))
-        )
-        assert cfg.device == "cuda"
-        assert cfg.backend.name in ("cuda", "fused")
+    steps = gpu.steps(tmp_path).values()
+    commands = [s.command for s in steps if s.command[1] in ("run.py", "scripts/benchmark.py")]
+    assert len(commands) == 6  # four benchmarks, the rates, a training
+    for _, _, *overrides in commands:
+        own = ("output=", "tf32=", "rounds=")
+        kept = [override for override in overrides if not override.startswith(own)]
+        cfg = compose(*(override.split(",")[0] for override in kept))
+        assert (cfg.device, cfg.backend.name) == ("cuda", "cuda")
 
 
-def test_what_is_not_installed_is_left_out(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(gpu, "has", lambda module: module not in ("onmt", "hypothesis"))
-    commands = gpu.steps(tmp_path)
-    assert {"tests", "ptb_medium fp32", "ner_conll03 tf32", "training nr_rh_st"} <= set(commands)
-    assert "tests/library/test_fuzz.py" not in commands["tests"]
-    assert not any(name.startswith("nmt") for name in commands)
-    assert "not run: nmt_de_en, without onmt" in capsys.readouterr().out
-    monkeypatch.setattr(gpu, "has", lambda module: module != "hydra")
-    assert "ptb_medium fp32" not in gpu.steps(tmp_path)
-    assert "which need hydra" in capsys.readouterr().out
+def test_what_the_machine_lacks_is_an_error_before_any_step(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None if name == "hydra" else object())
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "run", lambda *_: pytest.fail("a step ran"))
+    with pytest.raises(SystemExit, match=r"error: not here: .*hydra"):
+        gpu.main(["--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="error: no step smok: there are smoke, ceilings, ptb_med"):
+        gpu.main(["--out", str(tmp_path), "--only", "smok"])
+    assert list(tmp_path.iterdir()) == []
+
+
+SHIM = """
+import sys
+sys.path[:0] = [{tests!r}]
+from cuda_shim import ShimLauncher
+from structured_dropout.backends.cuda import launch
+launch._launcher = ShimLauncher()
+"""
+
+
+def test_a_run_on_the_stand_in(monkeypatch, tmp_path, capfd):
+    """The children keep PYTHONPATH, through which they come to the shim; what does not fit into the
+    budget is told, and all that there is comes out."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SHIM.format(tests=str(ROOT / "tests")))
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(["--out", str(out), "--budget", "60", "--only", "ceilings,tests"])
+    assert ended.value.code == 0, capfd.readouterr().out
+    report = (out / "report.txt").read_text()
+    assert report == "ceilings: passed\ntests: out of time\n"
+    with tarfile.open(out / "gpu.tar.gz") as tar:
+        names = {"ceilings.json", "ceilings.log", "tests.log", "report.txt"}
+        assert set(tar.getnames()) == names
+
+
+def test_the_first_cuda_error_ends_it(monkeypatch, tmp_path):
+    def step(text: str, code: int) -> gpu.Step:
+        return gpu.Step([sys.executable, "-c", f"print({text!r}); exit({code})"], None, ())
+
+    chosen = {
+        "one": step("a test failed", 1),
+        "two": step("RuntimeError: CUDA error: an illegal memory access was encountered", 1),
+        "three": step("fine", 0),
+    }
+    assert gpu.run_all(chosen, tmp_path, deadline=gpu.time.monotonic() + 60) == 1
+    report = (tmp_path / "report.txt").read_text().splitlines()
+    assert report[:2] == ["one: failed", "two: CUDA error"]
+    assert report[2].startswith("three: not run: after a CUDA error")
+
+
+@pytest.mark.parametrize(
+    ("speedups", "least"),
+    [
+        ({0.25: 0.8, 0.5: 1.1, 0.8: 1.5}, 0.5),
+        ({0.25: 1.2, 0.5: 0.9, 0.8: 1.5}, 0.8),
+        ({0.25: 1.2, 0.5: 1.1, 0.8: 0.9}, None),
+    ],
+)
+def test_the_rate_from_which_skipping_pays(tmp_path, speedups, least):
+    rows = ["backend,phase,speedup_vs_fused,overrides"]
+    for rate, speedup in speedups.items():
+        rows.append(f"fused,iteration,1.0,task.rates.nr={rate} device=cuda")
+        rows.append(f"cuda,fp,9.0,task.rates.nr={rate} device=cuda")
+        rows.append(f"cuda,iteration,{speedup},device=cuda task.rates.nr={rate}")
+    file = tmp_path / "rates.csv"
+    file.write_text("\n".join(rows))
+    assert gpu.least_rate(file) == least

@@ -10,6 +10,7 @@ import torch
 from structured_dropout.backends.base import Backend
 from structured_dropout.backends.compact import CompactBackend
 from structured_dropout.backends.cpu.backend import CpuBackend
+from structured_dropout.backends.cuda import payoff
 from structured_dropout.backends.cuda.backend import CudaBackend
 from structured_dropout.backends.dense import DenseBackend
 from structured_dropout.backends.fused import FusedBackend
@@ -84,6 +85,8 @@ def _auto(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> st
     skipping = {"cpu": ["cpu"], "cuda": ["cuda"]}.get(device.type, []) if policy.skips else []
     for name in (*skipping, "fused", "dense"):
         reason = _BACKENDS[name].supports(policy, device, dtype)
+        if reason is None and name == "cuda":
+            reason = payoff.why_not(policy, device)
         if reason is None:
             _log.info("backend auto: %s", name)
             return name

@@ -7,6 +7,7 @@ that runs the same sources on the CPU (``use``).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,13 @@ Dim3 = tuple[int, int, int]
 Arguments = tuple[Tensor | int | float | None, ...]
 
 _OLDEST = (7, 5)  # compute capability; what CUDA 13 compiles for
-_SHARED_WITHOUT_ASKING = 48 << 10  # bytes a block may have on any device
+_KINDS = {
+    "float*": torch.float32,
+    "int*": torch.int32,
+    "long long*": torch.int64,
+    "float": float,
+    "int": int,
+}
 
 
 class Launcher(Protocol):
@@ -77,8 +84,12 @@ def launch(
         defines: macros as NAME=VALUE; each combination is compiled once.
 
     Raises:
-        RuntimeError: the source does not compile; names it and the kernel.
+        TypeError: an argument is not what the kernel's parameter takes; names both. A kernel would
+            read whatever bytes are there.
+        RuntimeError: the source does not compile, or a cooperative grid is larger than what runs at
+            once; names the kernel.
     """
+    _check(source, name, args)
     _launcher.launch(source, name, grid, block, shared_bytes, args, cooperative, defines)
 
 
@@ -130,6 +141,51 @@ def read_source(source: str, folder: Path | None = None) -> str:
     return inlined(source)
 
 
+@cache
+def parameters(source: str, name: str) -> tuple[tuple[str, Any], ...]:
+    """What a kernel takes, in order: each parameter's name, and the dtype of its tensor, int or
+    float."""
+    text = re.sub(r"//.*|__restrict__|\bconst\b", "", read_source(source))
+    bounds = r"(?:__launch_bounds__\([^()]*\)\s*)?"
+    found = re.search(rf"__global__ void\s+{bounds}{name}\(([^)]*)\)", text)
+    if found is None:
+        raise ValueError(f"kernels/cuda/{source} has no kernel {name}")
+    split = (re.fullmatch(r"\s*(.+?)\s*(\*?)\s*(\w+)\s*", p) for p in found[1].split(","))
+    return tuple((p[3], _KINDS[" ".join(p[1].split()) + p[2]]) for p in split if p)
+
+
+def _check(source: str, name: str, args: Arguments) -> None:
+    expected = parameters(source, name)
+    if len(args) != len(expected):
+        raise TypeError(f"kernel {name} takes {len(expected)} arguments, not {len(args)}")
+    device = next(arg.device for arg in args if isinstance(arg, Tensor))
+    for arg, (parameter, kind) in zip(args, expected, strict=True):
+        if kind is int or kind is float:
+            fits = type(arg) is kind and (kind is float or -(2**31) <= arg < 2**31)
+        else:
+            fits = arg is None or (
+                isinstance(arg, Tensor)
+                and arg.dtype is kind
+                and arg.device == device
+                and arg.is_contiguous()
+            )
+        if not fits:
+            wanted = (
+                f"a {'32-bit ' if kind is int else ''}{kind.__name__}"
+                if isinstance(kind, type)
+                else f"a contiguous {kind} tensor on {device}"
+            )
+            given = (
+                f"a {arg.dtype} tensor on {arg.device} of strides {arg.stride()}"
+                if isinstance(arg, Tensor)
+                else repr(arg)
+            )
+            raise TypeError(
+                f"kernel {name} of kernels/cuda/{source}: {parameter} must be {wanted}, "
+                f"it is {given}"
+            )
+
+
 def compiler_options(defines: tuple[str, ...]) -> tuple[str, ...]:
     """NVRTC's, without the architecture."""
     return ("-std=c++17", *(f"-D{define}" for define in defines))
@@ -157,33 +213,32 @@ class CupyLauncher:
         import cupy
 
         device = next(arg.device for arg in args if isinstance(arg, Tensor))
-        stream = cupy.cuda.Stream.from_external(torch.cuda.current_stream(device))
-        with cupy.cuda.Device(device.index), stream:
-            kernel = self._kernel(source, name, shared_bytes, cooperative, defines)
-            kernel(grid, block, tuple(_parameter(arg) for arg in args), shared_mem=shared_bytes)
+        with cupy.cuda.Device(device.index):
+            kernel = _kernel(device.index, source, name, cooperative, defines)
+            if cooperative:
+                most = _blocks_at_once(kernel, device.index, block, shared_bytes)
+                if math.prod(grid) > most:  # CuPy would launch fewer, with a warning
+                    raise RuntimeError(
+                        f"kernel {name} of kernels/cuda/{source}: its {math.prod(grid)} blocks must "
+                        f"run at once, {torch.cuda.get_device_name(device)} runs {most} with "
+                        f"{shared_bytes} bytes of shared memory each: choose backend=compact"
+                    )
+            stream = _stream(torch.cuda.current_stream(device))
+            values = tuple(_parameter(arg) for arg in args)
+            kernel.kernel(
+                grid,
+                block,
+                values,
+                shared_mem=shared_bytes,
+                stream=stream,
+                enable_cooperative_groups=cooperative,
+            )
 
     def multiprocessors(self, device: torch.device) -> int:
         return torch.cuda.get_device_properties(device).multi_processor_count
 
     def shared_limit(self, device: torch.device) -> int:
         return _shared_limit(device.index)
-
-    def _kernel(
-        self, source: str, name: str, shared_bytes: int, cooperative: bool, defines: tuple[str, ...]
-    ) -> Any:  # cupy.RawKernel
-        from cupy.cuda import compiler
-
-        kernel = _kernel(source, name, cooperative, defines)
-        try:
-            kernel.compile()  # for the current device, if it was not yet
-        except compiler.CompileException as error:
-            text = error.get_message()  # the message without the source
-            raise RuntimeError(
-                f"kernel {name} of kernels/cuda/{source} does not compile: {text}"
-            ) from error
-        if shared_bytes > _SHARED_WITHOUT_ASKING:
-            kernel.max_dynamic_shared_size_bytes = shared_bytes
-        return kernel
 
 
 @cache
@@ -221,13 +276,41 @@ def _shared_limit(device: int) -> int:
 
 @cache
 def _kernel(
-    source: str, name: str, cooperative: bool, defines: tuple[str, ...]
+    device: int, source: str, name: str, cooperative: bool, defines: tuple[str, ...]
 ) -> Any:  # cupy.RawKernel
+    """A kernel that is compiled for the current device, which is ``device``, and may have all the
+    shared memory of its blocks."""
+    import cupy
+    from cupy.cuda import compiler
+
+    text, options = read_source(source), compiler_options(defines)
+    kernel = cupy.RawKernel(text, name, options, enable_cooperative_groups=cooperative)
+    try:
+        kernel.compile()
+    except compiler.CompileException as error:
+        raise RuntimeError(
+            f"kernel {name} of kernels/cuda/{source} does not compile: "
+            f"{error.get_message()}"  # the message without the source
+        ) from error
+    kernel.max_dynamic_shared_size_bytes = _shared_limit(device) - kernel.shared_size_bytes
+    return kernel
+
+
+@cache
+def _blocks_at_once(kernel: Any, device: int, block: Dim3, shared_bytes: int) -> int:
+    from cupy.cuda import driver
+
+    of_one: int = driver.occupancyMaxActiveBlocksPerMultiprocessor(
+        kernel.kernel.ptr, math.prod(block), shared_bytes
+    )
+    return of_one * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@cache
+def _stream(stream: torch.cuda.Stream) -> Any:  # cupy.cuda.Stream; torch's are few, from a pool
     import cupy
 
-    return cupy.RawKernel(
-        read_source(source), name, compiler_options(defines), enable_cooperative_groups=cooperative
-    )
+    return cupy.cuda.Stream.from_external(stream)
 
 
 _launcher: Launcher = CupyLauncher()

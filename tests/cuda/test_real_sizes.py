@@ -1,0 +1,108 @@
+"""The branches that real sizes take, against float64: on a GPU at those sizes (TEST_DEVICE=cuda), on
+the CPU at the smallest ones that take the same branches of a smaller device."""
+
+from typing import NamedTuple
+
+import pytest
+from comparison import agree_on_layer
+from cuda_shim import ShimLauncher
+from devices import DEVICE
+
+from structured_dropout import Case, DropoutPolicy, SiteDropout
+from structured_dropout.backends.cuda import launch as cuda_launch
+from structured_dropout.backends.cuda import recurrence
+from structured_dropout.backends.cuda.launch import parameters
+from structured_dropout.masks import Packing
+
+ON_A_GPU = DEVICE.type == "cuda"
+LARGE = 227 << 10  # bytes of shared memory of a block on the cards whose branches are named here
+
+
+class Size(NamedTuple):
+    """A layer, [packing, hidden], on a GPU and on a device that the shim plays."""
+
+    real: tuple[Packing, int]
+    small: tuple[Packing, int]
+    device: dict[str, int]
+    bp_rows: int = 128
+
+
+def packed(longest: int, batch: int) -> Packing:
+    """A batch whose sequences end one by one."""
+    return Packing(tuple(max(1, batch - 2 * t) for t in range(longest)))
+
+
+SIZES = {
+    "more than 48 KB of shared memory": Size(
+        (Packing.padded(35, 20), 650),
+        (Packing.padded(2, 4), 60),
+        {"multiprocessors": 1, "shared_limit": 96 << 10},
+    ),
+    "a part of U fits": Size(
+        (Packing.padded(35, 20), 1500),
+        (Packing.padded(2, 4), 70),
+        {"multiprocessors": 3, "shared_limit": 20 << 10},
+    ),
+    "all of U fits": Size(
+        (Packing.padded(70, 20), 1150),
+        (Packing.padded(3, 4), 33),
+        {"multiprocessors": 3, "shared_limit": 64 << 10},
+    ),
+    "many row tiles, packed": Size(
+        (packed(25, 64), 512), (packed(3, 24), 9), {"multiprocessors": 3, "shared_limit": 64 << 10}
+    ),
+    "backward in several launches": Size(
+        (Packing.padded(10, 130), 650),
+        (packed(3, 33), 6),
+        {"multiprocessors": 3, "shared_limit": 64 << 10},
+        bp_rows=12,
+    ),
+}
+
+
+class Recorder:
+    """Passes launches of lstm.cu on and keeps them, with their numbers by name."""
+
+    def __init__(self, launcher) -> None:
+        self._launcher = launcher
+        self.seen: list[dict] = []
+
+    def __getattr__(self, name):
+        return getattr(self._launcher, name)
+
+    def launch(self, source, name, grid, block, shared_bytes, args, *rest) -> None:
+        if source == "lstm.cu":
+            named = dict(zip((p for p, _ in parameters(source, name)), args, strict=True))
+            self.seen.append({**named, "kernel": name, "block": block, "shared": shared_bytes})
+        self._launcher.launch(source, name, grid, block, shared_bytes, args, *rest)
+
+
+def takes_its_branch(name: str, launches: list[dict]) -> bool:
+    forward = next(one for one in launches if one["kernel"] == "lstm_fp")
+    hidden, tile = forward["hidden"], recurrence.row_tile(forward["batch"])
+    return {
+        "more than 48 KB of shared memory": forward["shared"] > 48 << 10
+        and forward["resident"] == hidden,
+        "a part of U fits": 0 < forward["resident"] < hidden and forward["block"][0] == 256,
+        "all of U fits": forward["resident"] == hidden and forward["block"][0] == 128,
+        "many row tiles, packed": forward["batch"] > tile,
+        "backward in several launches": sum(one["kernel"] == "lstm_bp" for one in launches) > 1,
+    }[name]
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("directions", [1, 2])
+def test_layer(name, directions, monkeypatch):
+    size = SIZES[name]
+    packing, hidden = size.real if ON_A_GPU else size.small
+    if not ON_A_GPU:
+        monkeypatch.setattr(recurrence, "_BP_ROWS", size.bp_rows)
+    owners = {"multiprocessors": directions * size.device["multiprocessors"]}
+    launcher = cuda_launch._launcher if ON_A_GPU else ShimLauncher(**size.device | owners)
+    site = SiteDropout(Case.III, 0.5)
+    with cuda_launch.use(recorder := Recorder(launcher)):
+        agree_on_layer(
+            "cuda", DropoutPolicy(nr=site, rh=site), packing, (hidden // 2, hidden), directions
+        )
+    if not ON_A_GPU or (directions == 1 and cuda_launch.shared_limit(DEVICE) >= LARGE):
+        assert takes_its_branch(name, recorder.seen)
