@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ def barrier(device: torch.device) -> float:
         arguments = (arrivals, times)
         launch.launch("ceilings.cu", "meet", grid, (128, 1, 1), 0, arguments, cooperative=True)
 
-    once, twice = (seconds(lambda n=n: meet(n * _TIMES), device) for n in (1, 2))
+    once, twice = (seconds(partial(meet, n * _TIMES), device) for n in (1, 2))
     return 1e6 * (twice - once) / _TIMES  # without the launch itself
 
 

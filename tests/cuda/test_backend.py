@@ -45,7 +45,7 @@ class GpuLauncher(CupyLauncher):
     ("policy", "device", "dtype", "message"),
     [
         (NR_RH_ST, CPU, torch.float32, "cannot run this on cpu: its kernels run on NVIDIA GPUs"),
-        (NR_RH_ST, GPU, torch.float64, "float32, not torch.float64: convert the model"),
+        (NR_RH_ST, GPU, torch.float64, "float32, and bfloat16 cast to it, not torch.float64"),
         (
             DropoutPolicy(rh=SiteDropout(Case.I, 0.5)),
             GPU,
@@ -211,7 +211,7 @@ def test_the_report_compiles_what_is_launched():
 
 @pytest.mark.parametrize("sites", [{"rh": 0.5}, {"nr": 0.5}, {"nr": 0.5, "rh": 0.5}, {}])
 @pytest.mark.parametrize("training", [True, False])
-def test_under_autocast_it_computes_in_float32(sites, training):
+def test_under_autocast_it_computes_in_float32_and_rounds(sites, training):
     """Autocast would make what torch computes inside an operator bfloat16, half of what a kernel
     writes: in the backward too, which here is inside of it."""
     policy = DropoutPolicy(**{site: SiteDropout(Case.III, p) for site, p in sites.items()})
@@ -227,7 +227,11 @@ def test_under_autocast_it_computes_in_float32(sites, training):
                 loss = y.square().sum() + (h * c).sum()
                 gradients = torch.autograd.grad(loss, [x, *lstm.parameters()])
             results[autocasts] = [y, h, c, *gradients]
-    assert all(torch.equal(a, b) for a, b in zip(*results.values(), strict=True))
+    assert {tensor.dtype for tensor in results[True][:3]} == {torch.bfloat16}
+    for expected, actual in zip(*results.values(), strict=True):
+        # x, the states and what comes out of a layer are rounded to bfloat16.
+        error = (actual.float() - expected).abs().max()
+        assert error <= 0.02 * expected.abs().max()
 
 
 @pytest.mark.parametrize(
