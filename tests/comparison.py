@@ -11,7 +11,8 @@ from structured_dropout.layer import CellMasks, LayerMasks, Weights
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Relative to the largest entry, or to .1 where terms of size 1 cancel: 1e-5 in float32, 1e-12 in float64."""
+    """Relative to the largest entry, or to .1 where terms of size 1 cancel: 1e-5 in float32, 1e-12
+    in float64."""
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[actual.dtype]
     scale = max(expected.abs().max().item(), 0.1) if expected.numel() else 1.0
     torch.testing.assert_close(actual.double().cpu(), expected, rtol=0, atol=tolerance * scale)
@@ -31,7 +32,8 @@ def agree(
     dtype: torch.dtype,
     layout: str = "contiguous",
 ) -> None:
-    """Compare outputs and the gradients of a random projection of them with the reference's in float64.
+    """Compare outputs, and the gradients of a random projection of them, with the reference's in
+    float64.
 
     Args:
         layout: of all tensors in memory, those of the projection too.
@@ -100,7 +102,8 @@ def agree_on_layer(
 
 
 def cast(masks: LayerMasks, like: torch.Tensor) -> LayerMasks:
-    """Masks must be on the device of what they multiply, and random ones, which hold numbers, have its dtype."""
+    """Masks must be on the device of what they multiply, and random ones, which hold numbers, have
+    its dtype."""
 
     def one(mask):
         if mask is None:

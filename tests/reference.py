@@ -1,5 +1,5 @@
-"""What every backend is compared with: the paper's equations 1-6 on masked operands, plain autograd,
-no shortcuts."""
+"""What every backend is compared with: the paper's equations 1-6 on masked operands, plain
+autograd, no shortcuts."""
 
 import torch
 

@@ -1,4 +1,5 @@
-"""The cuda backend around its kernels: where it runs, what it says where it does not, and how it launches."""
+"""The cuda backend around its kernels: where it runs, what it says where it does not, and how it
+launches."""
 
 import logging
 import re
@@ -195,7 +196,8 @@ def test_a_whole_lstm_equals_the_dense_one():
 
 
 def test_the_report_compiles_what_is_launched():
-    """For batches and hidden sizes of all kinds; a kernel that is launched otherwise would be compiled by no test."""
+    """For batches and hidden sizes of all kinds; a kernel that is launched otherwise would be
+    compiled by no test."""
     shim = ShimLauncher(multiprocessors=3, shared_limit=64 << 10)
     policy = DropoutPolicy(nr=SiteDropout(Case.III, 0.5), rh=SiteDropout(Case.III, 0.9))
     with cuda_launch.use(shim):

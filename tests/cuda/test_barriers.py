@@ -1,4 +1,5 @@
-"""Each barrier of the CUDA kernels is needed, and the harness sees it missing: taken out, it is an error."""
+"""Each barrier of the CUDA kernels is needed, and the harness sees it missing: taken out, it is an
+error."""
 
 import pytest
 import torch
@@ -27,7 +28,8 @@ def projection() -> None:
 
 
 def recurrence() -> None:
-    """More rows than a block sums at once, and blocks that own so few units that h is larger than their sums."""
+    """More rows than a block sums at once, and blocks that own so few units that h is larger than
+    their sums."""
     hidden = 50
     x, state = (
         torch.randn(90, 3, requires_grad=True),

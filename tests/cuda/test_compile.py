@@ -1,4 +1,5 @@
-"""Every CUDA kernel compiles for the devices that it is said to run on, by CuPy's compiler, and spills nothing."""
+"""Every CUDA kernel compiles for the devices that it is said to run on, by CuPy's compiler, and
+spills nothing."""
 
 import re
 
@@ -14,7 +15,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def extremes(source: str) -> list[tuple[str, ...]]:
-    """The fewest and the most rows a thread; what lies between takes a minute more (make cuda-report)."""
+    """The fewest and the most rows a thread; what lies between takes a minute more (make
+    cuda-report)."""
     return [v for v in VARIANTS[source] if not any(f"ROWS={rows}" in v for rows in (8, 12, 16))]
 
 
@@ -47,11 +49,16 @@ def test_what_does_not_compile_names_its_file(tmp_path, monkeypatch):
 
 
 def test_spills_are_seen(tmp_path, monkeypatch):
-    (tmp_path / "large.cu").write_text(
-        'extern "C" __global__ void __launch_bounds__(1024, 2) large(const float* x, float* y) {\n'
-        "  float v[64];\n#pragma unroll\n  for (int i = 0; i < 64; ++i) v[i] = x[i * threadIdx.x];\n"
-        "  __syncthreads();\n#pragma unroll\n  for (int i = 0; i < 64; ++i) y[i * threadIdx.x] = v[63 - i] * v[i];\n}\n"
-    )
+    (tmp_path / "large.cu").write_text("""
+extern "C" __global__ void __launch_bounds__(1024, 2) large(const float* x, float* y) {
+  float v[64];
+#pragma unroll
+  for (int i = 0; i < 64; ++i) v[i] = x[i * threadIdx.x];
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 64; ++i) y[i * threadIdx.x] = v[63 - i] * v[i];
+}
+""")
     monkeypatch.setattr(
         cuda_report, "read_source", lambda source: cuda_launch.read_source(source, tmp_path)
     )

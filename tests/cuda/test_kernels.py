@@ -1,4 +1,5 @@
-"""The CUDA kernels, run on the CPU by tests/cuda_shim, against float64: products, recurrence, gradients."""
+"""The CUDA kernels, run on the CPU by tests/cuda_shim, against float64: products, recurrence,
+gradients."""
 
 from functools import partial
 

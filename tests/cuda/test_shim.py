@@ -1,4 +1,5 @@
-"""The harness that runs CUDA kernels on the CPU finds what a device may forgive: each fault here must be an error."""
+"""The harness that runs CUDA kernels on the CPU finds what a device may forgive: each fault here
+must be an error."""
 
 import pytest
 import torch

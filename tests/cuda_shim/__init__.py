@@ -109,7 +109,8 @@ class ShimLauncher:
             raise LaunchError(f"{where}: grid {grid} is larger than a device takes")
         if shared_bytes > self._shared_limit:
             raise LaunchError(
-                f"{where}: {shared_bytes} bytes of shared memory, the device has {self._shared_limit}"
+                f"{where}: {shared_bytes} bytes of shared memory, "
+                f"the device has {self._shared_limit}"
             )
         blocks = grid[0] * grid[1] * grid[2]
         if cooperative and blocks > self._multiprocessors:
@@ -155,7 +156,8 @@ def barriers(source: str, folder: Path | None = None) -> list[Line]:
 
 
 def _checked(args: Arguments, kinds: list[str], where: str) -> list[ctypes._SimpleCData]:
-    """The arguments as the kernel's parameters; on a device a wrong one would be read as whatever its bytes are."""
+    """The arguments as the kernel's parameters; on a device a wrong one would be read as whatever
+    its bytes are."""
     if len(args) != len(kinds):
         raise TypeError(f"{where} takes {len(kinds)} arguments, not {len(args)}")
     values: list[ctypes._SimpleCData] = []
@@ -185,7 +187,8 @@ def _checked(args: Arguments, kinds: list[str], where: str) -> list[ctypes._Simp
 
 
 def _buffers(tensors: list[Tensor]) -> list[tuple[int, int]]:
-    """Address and size of what the tensors cover; those that overlap, or touch within one storage, make one."""
+    """Address and size of what the tensors cover; those that overlap, or touch within one storage,
+    make one."""
     spans = sorted(
         (t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in tensors if t.numel()
     )

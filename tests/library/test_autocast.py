@@ -1,4 +1,5 @@
-"""Under torch.autocast a module trains as torch's own do: forward in bfloat16, backward after it."""
+"""Under torch.autocast a module trains as torch's own do: forward in bfloat16, backward after
+it."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""What only the C++ kernels promise: registration, determinism, a build that cannot be stale or half done."""
+"""What only the C++ kernels promise: registration, determinism, a build that cannot be stale or
+half done."""
 
 import os
 import subprocess

@@ -1,4 +1,5 @@
-"""The same seed gives the same bits on the same machine; where the number of threads or the backend may change them."""
+"""The same seed gives the same bits on the same machine; where the number of threads or the backend
+may change them."""
 
 import json
 import os
@@ -120,9 +121,9 @@ def test_all_backends_train_alike_on_the_treebank(launch, real_data, tmp_path):
     for backend in (name for name in REAL if runs(name, POLICIES["nr_rh_st"])):
         folder = tmp_path / backend
         launch(
-            "task=ptb_small", "dropout=nr_rh_st", "train.lr=.1", "train.max_iterations=200", "device=cpu",
-            f"backend={backend}", f"data.dir={real_data}", f"run.dir={folder}",
-        )  # fmt: skip
+            *("task=ptb_small", "dropout=nr_rh_st", "train.lr=.1", "train.max_iterations=200"),
+            *("device=cpu", f"backend={backend}", f"data.dir={real_data}", f"run.dir={folder}"),
+        )
         perplexities[backend] = json.loads((folder / "summary.json").read_text())["metrics"][
             "valid_perplexity"
         ]

@@ -1,4 +1,5 @@
-"""Whatever bytes a data file has, its reader gives what the text looks like, or one error that names file and line."""
+"""Whatever bytes a data file has, its reader gives what the text looks like, or one error that
+names file and line."""
 
 from collections.abc import Callable
 from importlib.util import find_spec

@@ -1,4 +1,5 @@
-"""What repeats across the batch and across time, how much is kept, and by what it is scaled (figure 1)."""
+"""What repeats across the batch and across time, how much is kept, and by what it is scaled (figure
+1)."""
 
 import math
 

@@ -14,7 +14,8 @@ nightly = pytest.mark.skipif("NIGHTLY" not in os.environ, reason="takes minutes:
 
 
 def resident() -> int:
-    """Bytes of this process in memory now. (The peak that the kernel keeps is that of reading the data.)"""
+    """Bytes of this process in memory now. (The peak that the kernel keeps is that of reading the
+    data.)"""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

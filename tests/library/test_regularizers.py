@@ -37,7 +37,8 @@ def set_gate(lstm: nn.LSTM, gate: int, value: float) -> None:
 
 
 def test_rnndrop_silences_the_same_cells_for_the_whole_sequence():
-    """Moon et al. (2015): one mask a sequence, on the cell state, so that the unit is silent to all its readers."""
+    """Moon et al. (2015): one mask a sequence, on the cell state, so that the unit is silent to all
+    its readers."""
     _, ours = pair(DropoutPolicy(cell=SiteDropout(Case.II, 0.5)))
     y, (_, c) = ours(torch.randn(20, 3, 5))
     silent = y == 0
@@ -62,7 +63,8 @@ def test_rnndrop_leaves_the_memory_of_the_other_cells_as_it_is():
 
 @pytest.mark.parametrize("case", [Case.I, Case.III])
 def test_recurrent_dropout_loses_no_memory(case):
-    """Semeniuta et al. (2016): where the update is dropped the cell keeps what the forget gate keeps."""
+    """Semeniuta et al. (2016): where the update is dropped the cell keeps what the forget gate
+    keeps."""
     _, ours = pair(DropoutPolicy(update=SiteDropout(case, 0.5)))
     set_gate(ours, gate=1, value=30.0)  # f = 1: nothing is forgotten
     x, (h, c_0) = torch.randn(1, 3, 5), random_state(3)
@@ -86,7 +88,8 @@ def test_recurrent_dropout_scales_the_updates_it_keeps():
 
 
 def test_zoneout_keeps_previous_values():
-    """Krueger et al. (2017): an element of h or c is the one of the step before, or the one an LSTM computes."""
+    """Krueger et al. (2017): an element of h or c is the one of the step before, or the one an LSTM
+    computes."""
     theirs, ours = pair(DropoutPolicy(zoneout=Zoneout(h=0.2, c=0.6)))
     x, before = torch.randn(1, 20, 5), random_state(20)
     y, after = ours(x, before)
@@ -112,7 +115,8 @@ def test_zoneout_is_its_expectation_in_eval_mode():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dropconnect_drops_the_same_weights_at_all_steps(backend):
-    """Wan et al. (2013), Merity et al. (2018): an LSTM whose U has lost weights, and nothing else."""
+    """Wan et al. (2013), Merity et al. (2018): an LSTM whose U has lost weights, and nothing
+    else."""
     theirs, ours = pair(DropoutPolicy(weight=0.5), backend)
     x = torch.randn(7, 3, 5)
     torch.manual_seed(1)
