@@ -294,3 +294,14 @@ def test_tensors_on_two_devices():
         ValueError, match="weight is on meta, another argument on cpu: move them to one device"
     ):
         check("weight", torch.empty(9, 5, device="meta"), torch.empty(6, 5), (None, 5))
+
+
+def test_what_inference_packed_serves_training():
+    """Numbers of a sequence are kept from call to call."""
+    packing, numbers = Packing.padded(3, 3), (1, 5, 1.234)
+    x, weight = torch.randn(9, 5, requires_grad=True), torch.randn(9, 5, requires_grad=True)
+    mask = UnitMask(MASK.indices, MASK.offsets, *numbers)
+    with torch.inference_mode():
+        CUDA.linear(x, weight, None, mask, packing)
+    CUDA.linear(x, weight, None, mask, packing).sum().backward()
+    assert x.grad is not None

@@ -160,30 +160,29 @@ def _check(source: str, name: str, args: Arguments) -> None:
         raise TypeError(f"kernel {name} takes {len(expected)} arguments, not {len(args)}")
     device = next(arg.device for arg in args if isinstance(arg, Tensor))
     for arg, (parameter, kind) in zip(args, expected, strict=True):
-        if kind is int or kind is float:
-            fits = type(arg) is kind and (kind is float or -(2**31) <= arg < 2**31)
+        if type(arg) is kind:  # a number
+            fits = kind is float or -(2**31) <= arg < 2**31  # type: ignore[operator]
+        elif isinstance(arg, Tensor):
+            fits = arg.dtype is kind and arg.device == device and arg.is_contiguous()
         else:
-            fits = arg is None or (
-                isinstance(arg, Tensor)
-                and arg.dtype is kind
-                and arg.device == device
-                and arg.is_contiguous()
-            )
+            fits = arg is None and isinstance(kind, torch.dtype)
         if not fits:
-            wanted = (
-                f"a {'32-bit ' if kind is int else ''}{kind.__name__}"
-                if isinstance(kind, type)
-                else f"a contiguous {kind} tensor on {device}"
-            )
-            given = (
-                f"a {arg.dtype} tensor on {arg.device} of strides {arg.stride()}"
-                if isinstance(arg, Tensor)
-                else repr(arg)
-            )
             raise TypeError(
-                f"kernel {name} of kernels/cuda/{source}: {parameter} must be {wanted}, "
-                f"it is {given}"
+                f"kernel {name} of kernels/cuda/{source}: {parameter} must be "
+                f"{_wanted(kind, device)}, it is {_given(arg)}"
             )
+
+
+def _wanted(kind: Any, device: torch.device) -> str:
+    if isinstance(kind, torch.dtype):
+        return f"a contiguous {kind} tensor on {device}"
+    return "a 32-bit int" if kind is int else "a float"
+
+
+def _given(arg: Tensor | int | float | None) -> str:
+    if isinstance(arg, Tensor):
+        return f"a {arg.dtype} tensor on {arg.device} of strides {arg.stride()}"
+    return repr(arg)
 
 
 def compiler_options(defines: tuple[str, ...]) -> tuple[str, ...]:

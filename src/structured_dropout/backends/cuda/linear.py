@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends.cuda import layout, products
-from structured_dropout.backends.cuda.masks import DeviceMask, check, unpack
+from structured_dropout.backends.cuda.masks import DeviceMask, check, packing_of, unpack
 from structured_dropout.backends.cuda.register import operator
-from structured_dropout.masks import Packing
 from structured_dropout.phases import phase
 
 ops = torch.ops.structured_dropout
 
 
 def _mask(sizes: Sequence[int], bounds: Tensor, masks: Sequence[Tensor], units: int) -> DeviceMask:
-    (mask,) = unpack(masks, Packing(tuple(sizes)), bounds, [units])
+    (mask,) = unpack(masks, packing_of(tuple(sizes)), bounds, [units])
     if mask is None:
         raise ValueError("the input has no mask: take torch.nn.functional.linear")
     return mask

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends.cuda import layout, products
-from structured_dropout.backends.cuda.masks import check, send, unpack
+from structured_dropout.backends.cuda.masks import check, packing_of, send, unpack
 from structured_dropout.backends.cuda.recurrence import Recurrence
 from structured_dropout.backends.cuda.register import operator
 from structured_dropout.backends.operators.arguments import flat_gradients
@@ -44,7 +44,7 @@ def _lstm_fp(
             device.
     """
     directions, _, hidden = h_0.shape
-    packing = Packing(tuple(sizes))
+    packing = packing_of(tuple(sizes))
     check("x", x, x, (packing.bounds[-1], None))
     for name, state in (("h_0", h_0), ("c_0", c_0)):
         check(name, state, x, (directions, packing.batch, hidden))
@@ -64,16 +64,16 @@ def _lstm_fp(
     for d in range(directions):
         layout.by_unit(w_ih[d], w, gates=4, first=d * hidden * 4)
         layout.by_unit(w_hh[d], u[d].flatten(1), gates=4)
-    bias = x.new_zeros(w.shape[1])
+    bias = None
     if b_ih:
         bias = (
-            torch.stack([i + h for i, h in zip(b_ih, b_hh, strict=True)])
+            torch.cat([i + h for i, h in zip(b_ih, b_hh, strict=True)])
             .view(-1, 4, hidden)
             .mT.flatten()
         )
     nr, *rh = unpack(masks, packing, bounds, [x.shape[1], *[hidden] * directions])
     if nr is None:
-        gates = torch.addmm(bias, x, w)
+        gates = x @ w if bias is None else torch.addmm(bias, x, w)
     else:
         gates = products.fp(x.contiguous(), w, bias, w.shape[1], nr)
     recurrence = Recurrence.of(u, bounds, packing.batch, rh)
@@ -99,7 +99,7 @@ def _lstm_bp(
     """
     c_0, gates, cells, w, u = saved
     directions, _, hidden = c_0.shape
-    packing = Packing(tuple(sizes))
+    packing = packing_of(tuple(sizes))
     gradients = {"dy": dy, "dh_n": dh_n, "dc_n": dc_n}
     for name, gradient in gradients.items():
         if gradient is not None:
@@ -124,7 +124,7 @@ def _lstm_wg(
     masks: Sequence[Tensor],
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """By direction dW [4 * hidden, input], dU [4 * hidden, hidden] and the biases' [4 * hidden]."""
-    packing = Packing(tuple(sizes))
+    packing = packing_of(tuple(sizes))
     directions, _, hidden = h_0.shape
     nr, *rh = unpack(masks, packing, bounds, [x.shape[1], *[hidden] * directions])
     flat = dgates.flatten(1)

@@ -1,13 +1,14 @@
 """Structured masks where the kernels read them.
 
-A mask's offsets and the bounds of the steps go to the device once a layer, in one copy that nothing
-waits for; BP and WG find them there. On the host remain sizes, never the counts of kept units.
+A layer's offsets go to the device in one copy that nothing waits for, the bounds of its steps once
+for all sequences of the same sizes; BP and WG find them there. On the host remain sizes, never the counts of kept units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,11 +49,24 @@ def pack(
 ) -> tuple[Sequence[int], Tensor, list[Tensor]]:
     """What the operators take for a sequence and its masks: the sizes of the steps, the bounds of
     their rows on the device, and ``pack_masks`` with offsets on the device."""
-    drawn = [mask for mask in masks if mask is not None]
-    bounds, *offsets = send(device, torch.tensor(packing.bounds), *(m.offsets for m in drawn))
-    sent = iter(offsets)
+    bounds = _bounds(packing, device)
+    if device.type == "cpu":
+        return packing.sizes, bounds, pack_masks(masks)
+    sent = iter(send(device, *(mask.offsets for mask in masks if mask is not None)))
     on_device = [None if mask is None else replace(mask, offsets=next(sent)) for mask in masks]
     return packing.sizes, bounds, pack_masks(on_device)
+
+
+@lru_cache(maxsize=64)  # a waiting copy, so that other streams find it there, too
+def _bounds(packing: Packing, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a training that comes later saves it, too
+        return torch.tensor(packing.bounds, device=device)
+
+
+@lru_cache(maxsize=64)
+def packing_of(sizes: tuple[int, ...]) -> Packing:
+    """One object for equal sizes, which finds its bounds once."""
+    return Packing(sizes)
 
 
 def unpack(
@@ -76,7 +90,7 @@ def unpack(
 
 def send(device: torch.device, *numbers: Tensor) -> list[Tensor]:
     """Small CPU tensors to the device in one copy, without waiting for it."""
-    if device.type != "cuda":
+    if device.type != "cuda" or not numbers:
         return list(numbers)
     together = torch.cat(numbers).pin_memory().to(device, non_blocking=True)
     return list(torch.split(together, [len(part) for part in numbers]))

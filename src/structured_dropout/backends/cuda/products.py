@@ -9,6 +9,8 @@ sheet: 67 against some 300 TFLOP/s): there the product is torch's, of the masked
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def positions(indices: Tensor, offsets: Tensor, units: int) -> Tensor:
     draws = offsets.shape[-1] - 1
     result = indices.new_empty(*offsets.shape[:-1], draws, units)
     if result.numel():
-        grid = (draws, result[..., 0, 0].numel(), 1)
+        grid = (draws, math.prod(offsets.shape[:-1]), 1)
         launch.launch(
             _SOURCE, "unit_positions", grid, (256, 1, 1), 0, (indices, offsets, units, result)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -177,22 +178,22 @@ class Recurrence:
     def _padded(self, tile: int) -> int:
         return -(-self.batch // tile) * tile
 
-    @property
+    @cached_property
     def _directions(self) -> int:
         return self.weight.shape[0]
 
-    @property
+    @cached_property
     def _hidden(self) -> int:
         return self.weight.shape[1]
 
-    @property
+    @cached_property
     def _owned(self) -> int:
         """Hidden units of a block: all blocks of a cooperative launch run at once, one a
         multiprocessor."""
         blocks = max(1, launch.multiprocessors(self.weight.device) // self._directions)
         return -(-self._hidden // blocks)
 
-    @property
+    @cached_property
     def _blocks(self) -> int:
         """Blocks of each direction."""
         return -(-self._hidden // self._owned)

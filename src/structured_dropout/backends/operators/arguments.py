@@ -7,7 +7,7 @@ its parameters another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -53,9 +53,15 @@ def _tensors(mask: UnitMask) -> list[Tensor]:
     return [
         mask.indices,
         mask.offsets,
-        torch.tensor(mask.steps_per_draw, device="cpu"),
-        torch.tensor(mask.scale, dtype=torch.float64, device="cpu"),
+        _number(mask.steps_per_draw, torch.int64),
+        _number(mask.scale, torch.float64),
     ]
+
+
+@lru_cache(maxsize=256)  # they are few, and nobody writes them
+def _number(value: float, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # a training that comes later saves it, too
+        return torch.tensor(value, dtype=dtype, device="cpu")
 
 
 @cache
