@@ -52,7 +52,7 @@ def main() -> None:
         for name, call in {
             "masks": lambda: lstm.draw_masks(35, 4),
             "forward": forward,
-            "forward and backward": lambda: forward().backward(dy),
+            "forward and backward": lambda: forward().backward(dy),  # type: ignore[no-untyped-call]
         }.items():
             print(f"{name}: {microseconds(call):.0f} us")
 
