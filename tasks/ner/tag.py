@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
             f"input={cfg.input} has a word of {longest:,} characters: {conll.LONGEST_WORD:,} at most"
         )
     state = load(Path(cfg.checkpoint))
-    model, vocabulary = restore(state, settings.backend(cfg, DropoutPolicy()))
+    model, vocabulary = restore(state, settings.backend(cfg, DropoutPolicy()), cfg.backend.name)
     words = {word for words in sentences for word in words}
     if state["config"]["embeddings"]["name"] == "glove":
         vocabulary = learn(model, vocabulary, words, cfg)
@@ -77,12 +77,17 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def restore(state: dict[str, Any], backend: str) -> tuple[Tagger, Vocabulary]:
+def restore(state: dict[str, Any], backend: str, char_backend: str) -> tuple[Tagger, Vocabulary]:
     """The best model of a checkpoint, and what it can tell apart."""
     vocabulary, best = Vocabulary(**state["kept"]["vocabulary"]), state["kept"]["best"]["weights"]
     vectors = torch.empty(len(vocabulary.words), best["words.weight"].shape[1])
     model = Tagger(
-        vocabulary, vectors, **state["config"]["model"], policy=DropoutPolicy(), backend=backend
+        vocabulary,
+        vectors,
+        **state["config"]["model"],
+        policy=DropoutPolicy(),
+        backend=backend,
+        char_backend=char_backend,
     )
     model.load_state_dict(best)
     return model, vocabulary

@@ -214,7 +214,7 @@ def test_a_tagger_learns_more_words_from_the_vectors(launch, compose, tiny_colum
     columns = [override for override in tiny_columns if not override.startswith("embeddings")]
     overrides = [*columns, "embeddings=glove", f"embeddings.path={glove}", "train.max_iterations=2"]
     launch(*overrides, f"run.dir={tmp_path}")
-    model, vocabulary = tag.restore(tag.load(tmp_path / "checkpoint.pt"), "dense")
+    model, vocabulary = tag.restore(tag.load(tmp_path / "checkpoint.pt"), "dense", "dense")
     assert "Paris" not in vocabulary
     cfg = compose("task=ner_conll03", f"embeddings.path={glove}")
     wider = tag.learn(model, vocabulary, {"Paris", "Rome", "nothing"}, cfg)
