@@ -1,5 +1,5 @@
-"""The Python time of a layer of the cuda backend: forward and backward with a launcher that launches
-nothing, on the CPU.
+"""The Python time of a layer of the cuda backend: forward and backward with a launcher that
+launches nothing, on the CPU.
 
     python scripts/launch_cost.py
 

@@ -79,7 +79,8 @@ def tiny_pairs(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def counting_text(tmp_path_factory) -> list[str]:
-    """Overrides for a language model of 64 units on texts in which a word all but gives the next: it can learn them."""
+    """Overrides for a language model of 64 units on texts in which a word all but gives the next:
+    it can learn them."""
     folder = tmp_path_factory.mktemp("counting")
     rng = random.Random(0)
     for split, sentences in (("train", 400), ("valid", 40), ("test", 40)):

@@ -1,4 +1,5 @@
-"""Data sets of a few made-up sentences, and the overrides of a model of 8 units that trains on them."""
+"""Data sets of a few made-up sentences, and the overrides of a model of 8 units that trains on
+them."""
 
 import random
 from pathlib import Path

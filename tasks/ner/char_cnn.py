@@ -54,7 +54,7 @@ class CharCNN(nn.Module):
         return len(self.bias)
 
     def forward(self, characters: Tensor, windows: Tensor) -> Tensor:
-        """[W, size * filters] for the characters and windows of W words, as in ``batches.Batch``."""
+        """[W, size * filters] for the characters and windows of W words as in ``batches.Batch``."""
         x = self.dropout(self.embedding(characters))
         highest: Tensor
         if self.backend == "cpu" or (self.backend == "auto" and _has_kernel(x.device)):

@@ -1,4 +1,5 @@
-"""The keys of conf/task/ner_conll03.yaml, of its word vectors and its sentences, with their types and ranges."""
+"""The keys of conf/task/ner_conll03.yaml, of its word vectors and its sentences, with their types
+and ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""CoNLL's column format: a word a line, its tag in the last column, an empty line after each sentence."""
+"""CoNLL's column format: a word a line, its tag in the last column, an empty line after
+each sentence."""
 
 from __future__ import annotations
 
@@ -49,11 +50,13 @@ def _groups(path: Path, text: str) -> Iterator[list[_Line]]:
         if columns and columns[0] != _DOCUMENT:
             if len(columns) < 2:
                 raise UsageError(
-                    f"{path}:{number} has one column: a word and, in the last column, its tag are needed"
+                    f"{path}:{number} has one column: a word and, in the last column, its tag are "
+                    "needed"
                 )
             if len(columns[0]) > LONGEST_WORD:
                 raise UsageError(
-                    f"{path}:{number} has a word of {len(columns[0]):,} characters: {LONGEST_WORD:,} at most"
+                    f"{path}:{number} has a word of {len(columns[0]):,} characters: "
+                    f"{LONGEST_WORD:,} at most"
                 )
             if len(columns) != (width := width or len(columns)):
                 raise UsageError(
@@ -71,6 +74,7 @@ def _sentence(path: Path, lines: list[_Line], scheme: Scheme) -> Sentence:
     except InvalidTag as error:
         others = " or ".join(other for other in SCHEMES if other != scheme)
         raise UsageError(
-            f"{path}:{lines[error.position][0]}: {error}; if the file is in {others}, set data.scheme"
+            f"{path}:{lines[error.position][0]}: {error}; "
+            f"if the file is in {others}, set data.scheme"
         ) from error
     return Sentence([columns[0] for _, columns in lines], found)

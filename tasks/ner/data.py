@@ -61,8 +61,8 @@ def _conll03(data: DictConfig) -> Corpus:
             )
         if (found := sha256(path)) != expected:
             raise UsageError(
-                f"{path} is not the file that the results are for: SHA-256 {found} instead of {expected}. "
-                "Restore it, or train on yours with data=conll"
+                f"{path} is not the file that the results are for: SHA-256 {found} "
+                f"instead of {expected}. Restore it, or train on yours with data=conll"
             )
         splits[split] = conll.read(path, "BIO2")
     return _corpus("conll03", splits, dict(_CONLL03))

@@ -48,7 +48,8 @@ def load(cfg: DictConfig) -> Pretrained:
     path = glove_path(cfg)
     if not path.exists():
         raise UsageError(
-            f"{path} is missing: set embeddings.path to a file of GloVe vectors, or embeddings=random"
+            f"{path} is missing: set embeddings.path to a file of GloVe vectors, or "
+            "embeddings=random"
         )
     words, vectors = _read_npz(path) if path.suffix == ".npz" else _read_text(path)
     found = sha256(path)

@@ -121,7 +121,8 @@ class WordEmbedding(nn.Module):
 
 @torch.no_grad()
 def _forbid(crf: CRF, tags: list[str]) -> None:
-    """Rule out what IOBES does not allow. Such transitions never get a gradient, so they stay ruled out."""
+    """Rule out what IOBES does not allow. Such transitions never get a gradient, so they stay
+    ruled out."""
     for i, tag in enumerate(tags):
         if not may_follow(OUTSIDE, tag, "IOBES"):
             crf.start_transitions[i] = _NEVER

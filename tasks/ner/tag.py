@@ -31,7 +31,8 @@ def main(cfg: DictConfig) -> None:
     missing = [key for key in ("checkpoint", "input") if cfg[key] is None]
     if missing:
         raise UsageError(
-            f"mode=tag needs {' and '.join(missing)}: checkpoint=, of a training; input=, a text file"
+            f"mode=tag needs {' and '.join(missing)}: checkpoint=, of a training; "
+            "input=, a text file"
         )
     sentences = [
         words for line in read_text(Path(cfg.input)).split("\n") if (words := line.split())
@@ -40,7 +41,8 @@ def main(cfg: DictConfig) -> None:
         raise UsageError(f"input={cfg.input} has no words")
     if (longest := max(len(word) for words in sentences for word in words)) > conll.LONGEST_WORD:
         raise UsageError(
-            f"input={cfg.input} has a word of {longest:,} characters: {conll.LONGEST_WORD:,} at most"
+            f"input={cfg.input} has a word of {longest:,} characters: "
+            f"{conll.LONGEST_WORD:,} at most"
         )
     state = load(Path(cfg.checkpoint))
     model, vocabulary = restore(state, settings.backend(cfg, DropoutPolicy()), cfg.backend.name)
@@ -94,7 +96,8 @@ def restore(state: dict[str, Any], backend: str, char_backend: str) -> tuple[Tag
 
 
 def learn(model: Tagger, vocabulary: Vocabulary, words: set[str], cfg: DictConfig) -> Vocabulary:
-    """The vocabulary with those of these words that have a pretrained vector, which the model gets to know too."""
+    """The vocabulary with those of these words that have a pretrained vector, which the model gets
+    to know too."""
     path = embeddings.glove_path(cfg)
     if not path.exists():
         _log.info("%s is missing: words that the training files have not are unknown", path)

@@ -56,7 +56,8 @@ def entities(tags: Sequence[str], scheme: Scheme) -> list[Entity]:
         if tag != OUTSIDE and (letter not in _LETTERS[scheme] or not kind):
             raise InvalidTag(
                 i,
-                f"{tag!r} is no tag of {scheme}: O, or {' or '.join(_LETTERS[scheme])}, - and a type",
+                f"{tag!r} is no tag of {scheme}: O, or {' or '.join(_LETTERS[scheme])}, "
+                "- and a type",
             )
         if not may_follow(previous, tag, scheme):
             raise InvalidTag(i, f"{tag} {_after(previous, i)} is not allowed in {scheme}")

@@ -59,7 +59,8 @@ class Vocabulary:
         return cls([UNK, *trained, *known], 1 + len(trained), characters, types)
 
     def vectors(self, pretrained: Pretrained, start: int = 0) -> Tensor:
-        """The vectors [words from ``start``, size] that words begin with; at random where none is known."""
+        """The vectors [words from ``start``, size] that words begin with; at random where none is
+        known."""
         bound = (3 / pretrained.size) ** 0.5  # as Ma & Hovy draw them: variance 1 / size
         vectors = torch.empty(len(self.words) - start, pretrained.size).uniform_(-bound, bound)
         for row, word in zip(vectors, self.words[start:], strict=True):
@@ -99,5 +100,6 @@ class Vocabulary:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state != self.state_dict():
             raise UsageError(
-                "the sentences or word vectors are not those that this run began with: choose another run.dir"
+                "the sentences or word vectors are not those that this run began with: choose "
+                "another run.dir"
             )

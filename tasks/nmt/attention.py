@@ -95,7 +95,8 @@ class _MemoryGradient(torch.autograd.Function):
 
 
 class _Read(torch.autograd.Function):
-    """softmax(h keys^T) values: [batch, hidden] for h [batch, hidden], keys and values [batch, src_len, hidden]."""
+    """softmax(h keys^T) values: [batch, hidden] for h [batch, hidden], keys and values
+    [batch, src_len, hidden]."""
 
     @staticmethod
     def forward(

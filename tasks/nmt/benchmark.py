@@ -68,7 +68,8 @@ def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
 
 
 def max_speedup(cfg: DictConfig, part: str = "model") -> float:
-    """The multiplications of all products over those that this dropout leaves, in FP, BP and WG alike."""
+    """The multiplications of all products over those that this dropout leaves, in FP, BP and
+    WG alike."""
     everything, left = (
         _multiplications(cfg, policy)
         for policy in (DropoutPolicy(), settings.policy(cfg, layers=cfg.model.layers))

@@ -1,4 +1,4 @@
-"""Parallel text for machine translation: pairs of sentences for training, validation and testing."""
+"""Parallel text for machine translation: pairs of sentences to train, validate and test on."""
 
 from __future__ import annotations
 
@@ -201,8 +201,9 @@ def fetch(name: str, split: str, folder: Path) -> None:
             continue
         if public.url is None:
             raise UsageError(
-                f"{path} is missing: fairseq's examples/translation/prepare-iwslt14.sh makes it (before BPE, in its "
-                f"tmp folder). Put it there, or set data.dir, or data.{split}_src and data.{split}_tgt"
+                f"{path} is missing: fairseq's examples/translation/prepare-iwslt14.sh makes it "
+                "(before BPE, in its tmp folder). Put it there, or set data.dir, or "
+                f"data.{split}_src and data.{split}_tgt"
             )
         try:
             pooch.retrieve(
@@ -210,7 +211,8 @@ def fetch(name: str, split: str, folder: Path) -> None:
             )
         except Exception as error:  # whatever the network brings
             raise UsageError(
-                f"{path} is missing and cannot be downloaded ({error}): put it there, or set data.dir"
+                f"{path} is missing and cannot be downloaded ({error}): put it there, "
+                "or set data.dir"
             ) from error
 
 
@@ -230,8 +232,9 @@ def _public_files(data: DictConfig, split: str) -> tuple[list[Path], str | None]
         expected = known.get(str(path.relative_to(folder)))
         if expected and path.exists() and (found := sha256(path)) != expected:
             raise UsageError(
-                f"{path} is not the published file: SHA-256 {found[:16]}... instead of {expected[:16]}.... "
-                f"Restore it; your own files go in data.{split}_src and data.{split}_tgt"
+                f"{path} is not the published file: SHA-256 {found[:16]}... "
+                f"instead of {expected[:16]}.... Restore it; "
+                f"your own files go in data.{split}_src and data.{split}_tgt"
             )
     return paths, note
 
@@ -245,7 +248,7 @@ def _pairs(src_path: Path, tgt_path: Path, longest: int | None) -> Pairs:
     src, tgt = read_lines(src_path, longest), read_lines(tgt_path)
     if len(src) != len(tgt):
         raise UsageError(
-            f"{src_path} has {len(src):,} lines and {tgt_path} has {len(tgt):,}: line i of one must be the "
-            "translation of line i of the other"
+            f"{src_path} has {len(src):,} lines and {tgt_path} has {len(tgt):,}: line i of one "
+            "must be the translation of line i of the other"
         )
     return Pairs(src, tgt)

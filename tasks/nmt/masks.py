@@ -1,4 +1,4 @@
-"""What one training step of the translation model drops, drawn ahead for the whole of both sentences."""
+"""What one training step of the translation model drops, drawn ahead for both whole sentences."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ State = tuple[Tensor, Tensor]
 
 
 class TranslationModel(NMTModel):
-    """OpenNMT's model with its own dropout, its forward pass in the three parts that the benchmark times."""
+    """OpenNMT's model with its own dropout, its forward pass in the three parts that the benchmark
+    times."""
 
     def logits(self, src: Tensor, lengths: Tensor, tgt: Tensor) -> Tensor:
         """Before the softmax [tgt_len - 1, batch, vocabulary], each word given those before it.
@@ -49,14 +50,16 @@ class TranslationModel(NMTModel):
         return Masks()
 
     def encode(self, src: Tensor, lengths: Tensor, masks: Masks) -> tuple[State, Tensor]:
-        """The last state, and the memory [src_len, batch, hidden_size] that the decoder attends to."""
+        """The last state, and the memory [src_len, batch, hidden_size] that the decoder attends
+        to."""
         state, memory, _ = self.encoder(src, lengths)
         return state, memory
 
     def decode(
         self, tgt: Tensor, lengths: Tensor, state: State, memory: Tensor, masks: Masks
     ) -> Tensor:
-        """What the projection reads [tgt_len, batch, hidden_size]: the attentional output after dropout."""
+        """What the projection reads [tgt_len, batch, hidden_size]: the attentional output after
+        dropout."""
         self.decoder.init_state(None, memory, state)
         outputs, _ = self.decoder(tgt, memory, memory_lengths=lengths)
         return outputs
@@ -135,7 +138,8 @@ def build(
     backend: str,
     generator: torch.Generator | None = None,
 ) -> TranslationModel:
-    """OpenNMT's own model where torch's LSTM runs and it can drop what the policy says, else the structured one."""
+    """OpenNMT's own model where torch's LSTM runs and it can drop what the policy says, else the
+    structured one."""
     rate = opennmt_rate(policy, layers)
     model = opennmt_model(vocabulary, hidden_size, layers, init, rate or 0.0)
     if backend == "fused" and rate is not None:
@@ -144,7 +148,8 @@ def build(
 
 
 def opennmt_rate(policy: DropoutPolicy, layers: int) -> float | None:
-    """The one rate of OpenNMT's dropout, between layers and after attention, if that is all that the policy drops."""
+    """The one rate of OpenNMT's dropout, between layers and after attention, if that is all that
+    the policy drops."""
     if not any(site is not None and site.drops for site in (policy.nr, policy.rh, policy.output)):
         return 0.0
     if policy.rh is not None or policy.nr is None or policy.output is None:
@@ -160,7 +165,8 @@ def opennmt_rate(policy: DropoutPolicy, layers: int) -> float | None:
 def opennmt_model(
     vocabulary: Vocabulary, hidden_size: int, layers: int, init: float, dropout: float
 ) -> TranslationModel:
-    """OpenNMT's classes, put together as its model builder does: one direction, general attention, input feeding."""
+    """OpenNMT's classes, put together as its model builder does: one direction, general attention,
+    input feeding."""
 
     def embeddings(side: str) -> Embeddings:
         return Embeddings(hidden_size, len(vocabulary.words(side)), vocabulary.padding(side))

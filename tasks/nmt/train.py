@@ -84,7 +84,8 @@ def step(
     tgt: Tensor,
     autocast: torch.autocast,
 ) -> Tensor:
-    """One iteration; returns the loss of all words together. Arguments as in TranslationModel.logits."""
+    """One iteration; returns the loss of all words together. Arguments as in
+    TranslationModel.logits."""
     optimizer.zero_grad()
     with autocast:
         logits = model.logits(src, lengths, tgt)

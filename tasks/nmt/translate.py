@@ -20,11 +20,12 @@ from tasks.nmt.model import TranslationModel, build
 
 
 def main(cfg: DictConfig) -> None:
-    """mode=translate: print the translation of each line of ``input`` by the model of ``checkpoint``."""
+    """mode=translate: print each line of ``input`` as the model of ``checkpoint`` translates it."""
     missing = [key for key in ("checkpoint", "input") if cfg[key] is None]
     if missing:
         raise UsageError(
-            f"mode=translate needs {' and '.join(missing)}: the checkpoint of a training, a text file"
+            f"mode=translate needs {' and '.join(missing)}: the checkpoint of a training, "
+            "a text file"
         )
     lines = data.read_lines(Path(cfg.input), data.LONGEST_SENTENCE)
     model, vocabulary = load(Path(cfg.checkpoint))

@@ -1,4 +1,4 @@
-"""Text for language modelling: a stream of tokens for training, one for validation, one for testing."""
+"""Text for language modelling: a stream of tokens each for training, validation and testing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Windows:
         if len(self) < 1:
             needed = self.batch * (self.bptt + 1)
             raise UsageError(
-                f"the text has {len(self.stream)} tokens; batch={self.batch} and bptt={self.bptt} need {needed}"
+                f"the text has {len(self.stream)} tokens; batch={self.batch} and bptt={self.bptt} "
+                f"need {needed}"
             )
 
     def __len__(self) -> int:
@@ -108,7 +109,8 @@ class VariableWindows:
 
 
 def _window(stream: Tensor, batch: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """The steps from start to stop of ``batch`` columns, and the words that follow each: both [steps, batch]."""
+    """The steps from start to stop of ``batch`` columns, and the words that follow each: both
+    [steps, batch]."""
     length = len(stream) // batch
     window = stream[: length * batch].view(batch, length)[:, start : stop + 1].t()
     return window[:-1].contiguous(), window[1:].contiguous()
@@ -127,7 +129,8 @@ def load(data: DictConfig) -> Corpus:
     missing = [split for split in SPLITS if data[split] is None]
     if missing:
         raise UsageError(
-            f"data=text needs data.{' and data.'.join(missing)}: paths of text files, a sentence a line"
+            f"data=text needs data.{' and data.'.join(missing)}: paths of text files, "
+            "a sentence a line"
         )
     texts = {split: _tokens(read_text(Path(data[split]))) for split in SPLITS}
     return _corpus("text", True, texts, data.vocabulary_size)
@@ -160,13 +163,15 @@ def _ptb(data: DictConfig) -> Corpus:
                 )
             except Exception as error:  # whatever the network brings
                 raise UsageError(
-                    f"{path} is missing and cannot be downloaded ({error}): put Mikolov's file there, or set data.dir"
+                    f"{path} is missing and cannot be downloaded ({error}): put Mikolov's file "
+                    "there, or set data.dir"
                 ) from error
         raw = path.read_bytes()
         if (found := hashlib.sha256(raw).hexdigest()) != digest:
             raise UsageError(
-                f"{path} is not Mikolov's file: SHA-256 {found[:16]}... instead of {digest[:16]}..., {raw.count(10):,} "
-                f"lines instead of {lines:,}. Delete it to have it downloaded again"
+                f"{path} is not Mikolov's file: SHA-256 {found[:16]}... "
+                f"instead of {digest[:16]}..., {raw.count(10):,} lines instead of {lines:,}. "
+                "Delete it to have it downloaded again"
             )
         texts[split] = _tokens(raw.decode())
         assert len(texts[split]) == tokens
@@ -205,7 +210,8 @@ def _tokens(text: str) -> list[str]:
 
 
 def _pydoc() -> dict[str, list[str]]:
-    """The docstrings of the running Python's standard library, a twentieth of its files each for valid and test."""
+    """The docstrings of the running Python's standard library, a twentieth of its files each for
+    valid and test."""
     library = Path(sysconfig.get_paths()["stdlib"])
     texts: dict[str, list[str]] = {split: [] for split in SPLITS}
     files = [

@@ -1,4 +1,5 @@
-"""NT-ASGD: stochastic gradient descent that averages its weights once the validation stops improving."""
+"""NT-ASGD: stochastic gradient descent that averages its weights once the validation
+stops improving."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class NTASGD:
         self._optimizer.zero_grad()
 
     def step(self, lr: float) -> None:
-        """Descend at this rate; once it averages, torch's ASGD does so at the rate of the step before, as in theirs."""
+        """Descend at this rate; once it averages, torch's ASGD does so at the rate of the step
+        before, as in theirs."""
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
 

@@ -74,7 +74,8 @@ def step(
     clip: float,
     autocast: torch.autocast,
 ) -> tuple[Tensor, State]:
-    """One iteration over a window [T, B]; returns the mean loss a token and the state for the next window."""
+    """One iteration over a window [T, B]; returns the mean loss a token and the state for the next
+    window."""
     with autocast:
         logits, (h, c) = model(tokens, state)
     loss = cross_entropy_(logits.flatten(0, 1), targets.flatten())

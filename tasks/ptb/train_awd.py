@@ -83,7 +83,8 @@ def step(
     recipe: DictConfig,
     autocast: torch.autocast,
 ) -> tuple[Tensor, State]:
-    """One iteration over a window [T, B]; returns the mean loss a token and the state for the next window."""
+    """One iteration over a window [T, B]; returns the mean loss a token and the state for the next
+    window."""
     with autocast:
         h, state = model.hidden(tokens, state)
         mask = model.projection.draw_mask(*tokens.shape)
@@ -97,7 +98,8 @@ def step(
 
 
 def penalty(h: Tensor, mask: Mask | None, alpha: float, beta: float) -> Tensor:
-    """Activation regularization on what dropout leaves of the output h [T, B, units], temporal on h itself."""
+    """Activation regularization on what dropout leaves of the output h [T, B, units], temporal on
+    h itself."""
     steps, batch, units = h.shape
     left = h if mask is None else mask.apply(h.reshape(-1, units), Packing.padded(steps, batch))
     return alpha * left.square().mean() + beta * (h[1:] - h[:-1]).square().mean()

@@ -1,5 +1,5 @@
-"""The branches that real sizes take, against float64: on a GPU at those sizes (TEST_DEVICE=cuda), on
-the CPU at the smallest ones that take the same branches of a smaller device."""
+"""The branches that real sizes take, against float64: on a GPU at those sizes (TEST_DEVICE=cuda),
+on the CPU at the smallest ones that take the same branches of a smaller device."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Whatever changes in the code, the command of a committed run finds its folder, and finds it done."""
+"""Whatever changes in the code, a committed run's command finds its folder, and finds it done."""
 
 import json
 import shlex

@@ -1,4 +1,5 @@
-"""Every file under conf/ composes, and what cannot be run is refused in one line before any training."""
+"""Every file under conf/ composes, and what cannot be run is refused in one line before any
+training."""
 
 import subprocess
 import sys

@@ -97,7 +97,7 @@ def unbroken(
 
 
 def same(folder: Path, unbroken: Path) -> None:
-    """Everything that a run leaves is equal to the last bit, but for what was measured in seconds."""
+    """Everything a run leaves is equal to the last bit, but for what was measured in seconds."""
     for read in (metrics, weights, results):
         assert read(folder) == read(unbroken)
 
@@ -185,7 +185,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(train, overrides, unbroken, sm
 
 @pytest.fixture(scope="module")
 def killed(train, overrides, tmp_path_factory) -> Path:
-    """The folder of a training killed in its second epoch, with its metrics, its checkpoint and the one before."""
+    """The folder of a training killed in its second epoch, with its metrics, its checkpoint and
+    the one before."""
     folder = tmp_path_factory.mktemp("killed")
     train(folder, *overrides("nmt"), "backend=compact", kill=("iteration", 11))
     return folder
@@ -196,7 +197,8 @@ def shorten(path: Path) -> None:
 
 
 def alter(path: Path) -> None:
-    """Change all bytes in the middle: of a checkpoint a single one may lie between tensors, where nobody reads it."""
+    """Change all bytes in the middle: of a checkpoint a single one may lie between tensors, where
+    nobody reads it."""
     content = bytearray(path.read_bytes())
     for i in range(len(content) // 3, len(content) // 2):
         content[i] ^= 1
@@ -349,8 +351,8 @@ def test_sigterm_stops_a_run_that_has_not_begun_to_train(overrides, tmp_path):
 def test_a_run_outlives_its_wandb_service(overrides, unbroken, tmp_path):
     pytest.importorskip("wandb")
     process = start(
-        *overrides("ptb"), "backend=dense", "tracker=wandb", "train.threads=1", f"run.dir={tmp_path}",
-        WANDB_MODE="offline", OMP_NUM_THREADS="1",
+        *overrides("ptb"), "backend=dense", "tracker=wandb", "train.threads=1",
+        f"run.dir={tmp_path}", WANDB_MODE="offline", OMP_NUM_THREADS="1",
     )  # fmt: skip
     wait_for(tmp_path / "checkpoint.pt", process)
     children = subprocess.run(
@@ -372,8 +374,8 @@ def test_a_run_that_does_not_reach_wandb_logs_offline(overrides, unbroken, tmp_p
         "WANDB_INIT_TIMEOUT": "1",
     }
     process = start(
-        *overrides("ptb"), "backend=dense", "tracker=wandb", "train.threads=1", f"run.dir={tmp_path}",
-        **nowhere, OMP_NUM_THREADS="1",
+        *overrides("ptb"), "backend=dense", "tracker=wandb", "train.threads=1",
+        f"run.dir={tmp_path}", **nowhere, OMP_NUM_THREADS="1",
     )  # fmt: skip
     output, _ = process.communicate()
     assert process.returncode == 0, output

@@ -1,4 +1,5 @@
-"""precision=bf16: every recipe trains in it, near fp32 but not in its bits, and resumes bit for bit."""
+"""precision=bf16: every recipe trains in it, near fp32 but not in its bits, and resumes bit for
+bit."""
 
 from importlib.util import find_spec
 from pathlib import Path

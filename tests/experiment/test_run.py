@@ -105,7 +105,8 @@ def test_a_folder_of_another_configuration_is_refused(launch, compose, unbroken,
 def test_a_run_that_was_stopped_right_before_its_last_metrics_computes_them(
     launch, tiny_text, tmp_path, monkeypatch, iterations
 ):
-    """``iterations`` end the training in its first epoch, or never: then it is stopped before that epoch's end."""
+    """``iterations`` end the training in its first epoch, or never: then it is stopped before that
+    epoch's end."""
 
     class Stop(Exception):
         pass

@@ -64,7 +64,8 @@ def test_vectors_that_hold_a_program_are_refused(compose, tmp_path):
 
 
 def test_reading_archives_writes_no_files(compose, tmp_path):
-    """Names that lead out of the folder do harm only where an archive is unpacked, which nothing here does."""
+    """Names that lead out of the folder do harm only where an archive is unpacked, which nothing
+    here does."""
     folder = tmp_path / "folder"
     folder.mkdir()
     for path in (folder / "vectors.npz", folder / "checkpoint.pt"):

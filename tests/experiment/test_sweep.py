@@ -1,4 +1,5 @@
-"""A sweep runs what is missing, survives a run that fails, and ends with a comparison; the presets run end to end."""
+"""A sweep runs what is missing, survives a run that fails, and ends with a comparison; the presets
+run end to end."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""Whatever goes to Weights & Biases is in the offline run's own file, read back with wandb's record format."""
+"""Whatever goes to Weights & Biases is in the offline run's own file, read back with wandb's
+record format."""
 
 import json
 import signal
@@ -118,8 +119,8 @@ def test_a_benchmark_is_found_in_the_offline_run(compose, tmp_path):
 
 
 def test_a_sweep_is_a_group(sweep_in, tiny_text, tmp_path):
-    result = sweep_in(tmp_path, "+experiment=quickstart", "dropout=nr_st", "tracker=wandb", "train.max_iterations=2",
-                      *tiny_text)  # fmt: skip
+    result = sweep_in(tmp_path, "+experiment=quickstart", "dropout=nr_st", "tracker=wandb",
+                      "train.max_iterations=2", *tiny_text)  # fmt: skip
     assert result.returncode == 0, result.stderr
     configs = list((tmp_path / "results/runs").rglob("nr_st/*/config.yaml"))
     assert [OmegaConf.load(config).tracker.group for config in configs] == ["quickstart"]

@@ -1,4 +1,4 @@
-"""The choice among backends: an explicit one runs or is refused, and what is advised instead runs."""
+"""The choice among backends: an explicit one runs or is refused; what is advised instead runs."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""make gpu, tried without a GPU: its commands compose, and it runs on the tests' stand-in for one."""
+"""make gpu, tried without a GPU: its commands compose, and it runs on the tests' stand-in."""
 
 import sys
 import tarfile

@@ -73,7 +73,8 @@ def load_last(path: Path) -> dict[str, Any]:
 
 
 def _check_sums(path: Path) -> None:
-    """torch writes a checksum of each tensor, but does not look at it: altered weights would load without a word."""
+    """torch writes a checksum of each tensor, but does not look at it: altered weights would load
+    without a word."""
     with zipfile.ZipFile(path) as archive:
         if altered := archive.testzip():
             raise ValueError(f"the checksum of {altered} is wrong")

@@ -1,4 +1,4 @@
-"""The files of a run: config.yaml, metrics.csv, summary.json, checkpoint.pt and the checkpoint before."""
+"""The files of a run: config.yaml, metrics.csv, summary.json, checkpoint.pt and the one before."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class RunFolder:
         if not path.exists() and not checkpoint.previous(path).exists():
             if (self.path / "metrics.csv").exists():
                 raise UsageError(
-                    f"{path} is missing, but this run had one: restore it, or delete the run folder to start over"
+                    f"{path} is missing, but this run had one: restore it, or delete the run "
+                    "folder to start over"
                 )
             return None
         try:
@@ -78,7 +79,7 @@ class RunFolder:
             file.write(_table(rows))
 
     def restore_metrics(self, rows: list[dict[str, float]]) -> None:
-        """Write the rows that a checkpoint knows of; says so where the file does not agree with them."""
+        """Write the rows that a checkpoint knows of; says so where the file does not agree."""
         path = self.path / "metrics.csv"
         there = path.read_text(errors="replace").splitlines() or [""] if path.exists() else []
         known = _table(rows).splitlines()
@@ -144,7 +145,8 @@ def is_done(path: Path, cfg: DictConfig) -> bool:
         return False
     if checksum and (not metrics.exists() or sha256(metrics) != checksum):
         raise UsageError(
-            f"{metrics} is damaged: restore it, or delete {summary.name} to have both written anew from the checkpoint"
+            f"{metrics} is damaged: restore it, or delete {summary.name} to have both written anew "
+            "from the checkpoint"
         )
     return True
 
@@ -158,7 +160,8 @@ def _check_configuration(folder: Path, cfg: DictConfig) -> None:
         there = signature(OmegaConf.load(path))  # type: ignore[arg-type]
     except Exception as error:  # whatever damaged bytes bring
         raise UsageError(
-            f"{path} is damaged ({type(error).__name__}): restore it, or delete it to trust the checkpoint's"
+            f"{path} is damaged ({type(error).__name__}): restore it, or delete it to trust the "
+            "checkpoint's"
         ) from error
     if there != signature(cfg):
         raise UsageError(f"{folder} holds a run of another configuration: choose another run.dir")

@@ -1,4 +1,4 @@
-"""Which run is this? The same configuration always has the same folder: it resumes or is skipped."""
+"""Which run is this? The same configuration has the same folder: it resumes or is skipped."""
 
 from __future__ import annotations
 

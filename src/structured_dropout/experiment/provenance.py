@@ -26,7 +26,8 @@ _PACKAGES = (
 
 
 def commit() -> str:
-    """The checkout's commit, with ``+changes`` where tracked code differs from it; ``unknown`` outside a checkout."""
+    """The checkout's commit, with ``+changes`` where tracked code differs from it; ``unknown``
+    outside a checkout."""
     root = Path(__file__).resolve().parents[3]
 
     def git(*args: str) -> str:

@@ -176,7 +176,7 @@ class Run:
         self._begin_evaluation()
 
     def iterations(self, batches: Sequence[Batch]) -> Iterator[Batch]:
-        """What is left of this epoch, batch by batch; writes checkpoints on the way and stops when asked to."""
+        """What is left of this epoch, batch by batch; writes checkpoints, stops when asked to."""
         self._epoch_length = len(batches)
         if self._progress is None:
             total = self.cfg.train.max_iterations or self.cfg.train.epochs * len(batches)
@@ -230,7 +230,8 @@ class Run:
         )
 
     def finish(self, notes: Mapping[str, str] | None = None, **metrics: float) -> None:
-        """Write the summary of a training that came to its planned end; ``notes`` say how a metric was computed."""
+        """Write the summary of a training that came to its planned end; ``notes`` say how a metric
+        was computed."""
         self._evaluates = False
         last = {
             name: x
@@ -246,14 +247,17 @@ class Run:
         )
 
     def _check(self, state: dict[str, Any]) -> None:
-        """That a checkpoint is of this configuration and these data; the configuration only names their files."""
+        """That a checkpoint is of this configuration and these data; the configuration only names
+        their files."""
         if state.get("config") != identity(self.cfg):
             raise UsageError(
-                f"the checkpoint in {self._folder.path} is of another configuration: choose another run.dir"
+                f"the checkpoint in {self._folder.path} is of another configuration: choose "
+                "another run.dir"
             )
         if state.get("data", self._data) != self._data:
             raise UsageError(
-                f"the data are not those that this run began with: restore them, or delete {self._folder.path}"
+                "the data are not those that this run began with: restore them, or delete "
+                f"{self._folder.path}"
             )
 
     def _restore(self, objects: dict[str, Stateful], state: dict[str, Any]) -> None:
@@ -312,8 +316,8 @@ class Run:
     def _stop(self) -> NoReturn:
         assert self._signal is not None
         raise Interrupted(
-            f"stopped by {self._signal.name} at epoch {self._at.epoch + 1}, iteration {self._at.iterations}; "
-            "the same command goes on from there"
+            f"stopped by {self._signal.name} at epoch {self._at.epoch + 1}, "
+            f"iteration {self._at.iterations}; the same command goes on from there"
         )
 
     def _look_at_loss(self) -> None:

@@ -34,7 +34,8 @@ class Console:
 
 
 class WandB:
-    """A run of Weights & Biases; whatever it logs is also under the run folder's wandb/, for ``wandb sync``."""
+    """A run of Weights & Biases; whatever it logs is also under the run folder's wandb/, for
+    ``wandb sync``."""
 
     def __init__(
         self,
@@ -59,7 +60,8 @@ class WandB:
             dir=str(folder),
             config=config,
             mode=mode,
-            reinit="finish_previous",  # else the second job of a sweep goes on in the first one's run
+            # else the second job of a sweep goes on in the first one's run
+            reinit="finish_previous",
             settings=wandb.Settings(console="off", finish_timeout=_PATIENCE),
         )
 
@@ -76,7 +78,7 @@ class WandB:
 
     @contextmanager
     def _best_effort(self) -> Iterator[None]:
-        """A tracker that dies must not take the training with it: the run's folder has everything."""
+        """A tracker that dies must not take the training with it: the run's folder has all."""
         try:
             yield
         except Exception as error:

@@ -1,4 +1,5 @@
-"""The model against definitions: each sentence on its own, every tag sequence counted, a convolution by torch."""
+"""The model against definitions: each sentence on its own, every tag sequence counted, a
+convolution by torch."""
 
 import itertools
 from typing import NamedTuple

@@ -26,7 +26,8 @@ def test_an_entity_is_right_as_a_whole():
 
 
 def test_real_entities_are_counted_as_conlleval_counts_them(compose, real_data):
-    """Against the counts that come with CoNLL-2003, by type (Tjong Kim Sang & De Meulder, 2003, table 2)."""
+    """Against the counts that come with CoNLL-2003, by type (Tjong Kim Sang & De Meulder, 2003,
+    table 2)."""
     corpus = data.load(compose("task=ner_conll03", f"data.dir={real_data}").data)
     expected = {
         "train": {"LOC": 7140, "MISC": 3438, "ORG": 6321, "PER": 6600},

@@ -1,4 +1,5 @@
-"""The structured model is OpenNMT's own wherever nothing is dropped, and drops the sites that it should elsewhere."""
+"""The structured model is OpenNMT's own wherever nothing is dropped, and drops the sites that it
+should elsewhere."""
 
 import copy
 

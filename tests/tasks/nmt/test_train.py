@@ -50,8 +50,9 @@ def test_it_learns_to_turn_sentences_round(launch, tmp_path, dropout):
     pairs = tiny.backwards(tmp_path, {"train": 3000, "valid": 40, "test": 100}, words=10, longest=5)
     launch(
         "task=nmt_multi30k", *pairs, f"dropout={dropout}", f"run.dir={tmp_path}", "device=cpu",
-        "task.rates.rh=.1", "task.rates.output=.1", "task.rates.nr=[0,.1]", "model.hidden_size=64", "model.init=.3",
-        "train.epochs=1", "train.steps=900", "train.batch=32", "train.decay_after=600", "train.decay_every=100",
+        "task.rates.rh=.1", "task.rates.output=.1", "task.rates.nr=[0,.1]",
+        "model.hidden_size=64", "model.init=.3", "train.epochs=1", "train.steps=900",
+        "train.batch=32", "train.decay_after=600", "train.decay_every=100",
         "translate.max_length=10",
     )  # fmt: skip
     summary = result(tmp_path)
@@ -99,7 +100,8 @@ def test_backends_train_alike(launch, tiny_pairs, tmp_path):
 @pytest.mark.parametrize("dropout", ["nr_random", "nr_rh_st"])
 def test_the_benchmark_can_run_every_part(compose, dropout, part):
     cfg = compose(
-        "task=nmt_multi30k", f"dropout={dropout}", "model.hidden_size=8", "train.batch=3", "device=cpu",
+        "task=nmt_multi30k", f"dropout={dropout}", "model.hidden_size=8", "train.batch=3",
+        "device=cpu",
         "task.benchmark_shape={src_words: 4, tgt_words: 5, src_vocabulary: 20, tgt_vocabulary: 30}",
     )  # fmt: skip
     assert part in cfg.task.parts

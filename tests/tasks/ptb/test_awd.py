@@ -1,4 +1,5 @@
-"""The AWD-LSTM's recipe: windows, averaging, penalties, and a training that is the same though it was stopped."""
+"""The AWD-LSTM's recipe: windows, averaging, penalties, and a training that is the same though
+it was stopped."""
 
 import json
 
@@ -111,7 +112,7 @@ def test_words_are_dropped_in_training_only():
 
 
 def test_penalties():
-    """Activation regularization sees what dropout leaves, temporal activation regularization all of it."""
+    """Activation regularization sees what dropout leaves, the temporal one all of it."""
     h = torch.randn(6, 3, 8)
     projection = model(policy=DropoutPolicy(output=SiteDropout(Case.III, 0.5))).projection
     mask = projection.draw_mask(6, 3)

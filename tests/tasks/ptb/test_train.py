@@ -37,7 +37,8 @@ def test_the_projection_can_share_the_weight_of_the_embedding(launch, tiny_text,
 
 
 def test_an_epoch_of_zoneout(launch, counting_text, tmp_path):
-    """Krueger's row of Table 1, with rates for a model this small; the loss, from ln(21) = 3.04 down, is pinned."""
+    """Krueger's row of Table 1, with rates for a model this small; the loss, from ln(21) = 3.04
+    down, is pinned."""
     overrides = [
         "dropout=zoneout",
         "task.rates.nr=.2",
@@ -83,8 +84,8 @@ def test_backends_train_alike(launch, tiny_text, tmp_path):
 def test_real_ptb_learns_as_the_recipe_should(launch, real_data, tmp_path):
     """From ln(10000) = 9.21 down; the value is pinned for this seed."""
     launch(
-        "task=ptb_small", "dropout=nr_rh_st", "backend=dense", "train.max_iterations=50", "device=cpu",
-        f"data.dir={real_data}", f"run.dir={tmp_path}",
+        "task=ptb_small", "dropout=nr_rh_st", "backend=dense", "train.max_iterations=50",
+        "device=cpu", f"data.dir={real_data}", f"run.dir={tmp_path}",
     )  # fmt: skip
     loss = json.loads((tmp_path / "summary.json").read_text())["metrics"]["train_loss"]
     assert loss == pytest.approx(7.5209, abs=0.005)

@@ -218,8 +218,8 @@ class CupyLauncher:
                 most = _blocks_at_once(kernel, device.index, block, shared_bytes)
                 if math.prod(grid) > most:  # CuPy would launch fewer, with a warning
                     raise RuntimeError(
-                        f"kernel {name} of kernels/cuda/{source}: its {math.prod(grid)} blocks must "
-                        f"run at once, {torch.cuda.get_device_name(device)} runs {most} with "
+                        f"kernel {name} of kernels/cuda/{source}: its {math.prod(grid)} blocks "
+                        f"must run at once, {torch.cuda.get_device_name(device)} runs {most} with "
                         f"{shared_bytes} bytes of shared memory each: choose backend=compact"
                     )
             stream = _stream(torch.cuda.current_stream(device))

@@ -1,7 +1,8 @@
 """Structured masks where the kernels read them.
 
 A layer's offsets go to the device in one copy that nothing waits for, the bounds of its steps once
-for all sequences of the same sizes; BP and WG find them there. On the host remain sizes, never the counts of kept units.
+for all sequences of the same sizes; BP and WG find them there. On the host remain sizes, never the
+counts of kept units.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where ``auto`` leaves a GPU to torch's own LSTM although the kernels could run.
 
-Where the recurrent state (rh) is dropped torch's LSTM cannot run. The products over a whole sequence
-(nr, output) are dense ones for torch, on tensor cores if it may: whether skipping them is faster
-depends on the rate and on the card. measured.json has, by card, the rate from which it is:
+Where the recurrent state (rh) is dropped torch's LSTM cannot run. The products over a whole
+sequence (nr, output) are dense ones for torch, on tensor cores if it may: whether skipping them is
+faster depends on the rate and on the card. measured.json has, by card, the rate from which it is:
 scripts/gpu.py measures it. A card that it lacks was not measured.
 """
 
