@@ -11,6 +11,17 @@ def runs(name: str, policy: DropoutPolicy, dtype: torch.dtype = torch.float32) -
         return backends.get(name).supports(policy, DEVICE, dtype) is None
 
 
+def dtypes_of(name: str, policy: DropoutPolicy | None = None) -> list[torch.dtype]:
+    """What a backend is held against the reference in: bfloat16, too, where its products are its
+    own and not torch's."""
+    own = [torch.bfloat16] if name == "cpu" else []
+    return [
+        dtype
+        for dtype in (torch.float32, torch.float64, *own)
+        if runs(name, policy or DropoutPolicy(), dtype)
+    ]
+
+
 BACKENDS = [name for name in backends.names() if runs(name, DropoutPolicy())]
 SIMULATED = [name for name in BACKENDS if name == "cuda" and DEVICE.type == "cpu"]
 REAL = [name for name in BACKENDS if name not in SIMULATED]

@@ -25,34 +25,54 @@ LAYOUTS = {
 }
 
 
+def close_in_bfloat16(actual: torch.Tensor, expected: torch.Tensor, torchs: torch.Tensor) -> None:
+    """In the root mean square at most twice torch's own error in bfloat16, and a last digit."""
+    if expected.numel() == 0:
+        return
+    error, torchs_error, size = (
+        x.square().mean().sqrt().item()
+        for x in (actual.double() - expected, torchs.double() - expected, expected)
+    )
+    assert error <= 2 * torchs_error + 2**-8 * size, (error, torchs_error, size)
+
+
 def agree(
     function,
     expected_function,
     inputs: list[torch.Tensor | None],
     dtype: torch.dtype,
     layout: str = "contiguous",
+    masters: int | None = None,
 ) -> None:
-    """Compare outputs, and the gradients of a random projection of them, with the reference's in
-    float64.
+    """Compare outputs and the gradients of a random projection of them with the reference's in
+    float64, on the same inputs rounded to ``dtype``.
 
     Args:
         layout: of all tensors in memory, those of the projection too.
+        masters: the inputs from this one on are float32, which hold numbers of ``dtype``.
     """
     lay = LAYOUTS[layout]
 
-    def run(f, dtype, device):
-        leaves = [None if x is None else lay(x.to(device, dtype)).requires_grad_() for x in inputs]
+    def run(f, in_dtype, device, masters=None):
+        def leaf(i, x):
+            wide = torch.float32 if masters is not None and i >= masters else in_dtype
+            return lay(x.to(dtype).to(device, wide)).requires_grad_()
+
+        leaves = [None if x is None else leaf(i, x) for i, x in enumerate(inputs)]
         outputs = f(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         torch.manual_seed(1)
-        projection = [
-            lay(torch.randn(y.shape, dtype=torch.float64).to(device, dtype)) for y in outputs
-        ]
+        noise = [torch.randn(y.shape, dtype=torch.float64).to(dtype) for y in outputs]
+        projection = [lay(n.to(device, y.dtype)) for n, y in zip(noise, outputs, strict=True)]
         given = [x for x in leaves if x is not None]
         return [*outputs, *torch.autograd.grad(outputs, given, projection)]
 
     cpu = torch.device("cpu")
-    computed = run(function, dtype, DEVICE), run(expected_function, torch.float64, cpu)
+    computed = run(function, dtype, DEVICE, masters), run(expected_function, torch.float64, cpu)
+    if dtype == torch.bfloat16:
+        for parts in zip(*computed, run(expected_function, dtype, cpu), strict=True):
+            close_in_bfloat16(*parts)
+        return
     for i, (actual, expected) in enumerate(zip(*computed, strict=True)):
         assert actual.shape == expected.shape
         try:
@@ -98,7 +118,9 @@ def agree_on_layer(
 
         return run
 
-    agree(layer(backends.get(name).lstm_layer), layer(reference.lstm_layer), tensors, dtype, layout)
+    functions = layer(backends.get(name).lstm_layer), layer(reference.lstm_layer)
+    for masters in (None, 3) if dtype == torch.bfloat16 else (None,):
+        agree(*functions, tensors, dtype, layout, masters)
 
 
 def cast(masks: LayerMasks, like: torch.Tensor) -> LayerMasks:

@@ -3,8 +3,9 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <tuple>
 
 #include "checks.h"
 #include "operand.h"
@@ -28,28 +29,31 @@ void for_vectors(int64_t classes, F f) {
   if (i < classes) f(i, classes - i);
 }
 
-// log(sum(exp(row))), with the largest logit taken out first, so that nothing overflows.
-float log_sum(const BFloat16* row, int64_t classes) {
-  const float lowest = -INFINITY;
+float largest(const BFloat16* row, int64_t classes) {  // NaN if there is one
+  constexpr float lowest = -std::numeric_limits<float>::infinity();
   auto most = S::broadcast(lowest);
   for_vectors(classes, [&](int64_t i, int64_t lanes) {
     auto x = O::load_values(row + i, lanes);
     for (int64_t lane = lanes; lane < S::kLanes; ++lane) x[lane] = lowest;
-    most = (x > most) | (x != x) ? x : most;  // NaN stays NaN
+    most = (x > most) | (x != x) ? x : most;
   });
-  float largest = lowest;
+  float result = lowest;
   for (int lane = 0; lane < S::kLanes; ++lane) {
-    if (most[lane] > largest || std::isnan(most[lane])) largest = most[lane];
+    if (most[lane] > result || std::isnan(most[lane])) result = most[lane];
   }
+  return result;
+}
+
+float sum_of_powers(const BFloat16* row, int64_t classes, float largest) {
   typename S::Vector sum{};
   for_vectors(classes, [&](int64_t i, int64_t lanes) {
-    auto e = S::exp(O::load_values(row + i, lanes) - largest);
-    for (int64_t lane = lanes; lane < S::kLanes; ++lane) e[lane] = 0;
-    sum += e;
+    auto power = S::exp(O::load_values(row + i, lanes) - largest);
+    for (int64_t lane = lanes; lane < S::kLanes; ++lane) power[lane] = 0;
+    sum += power;
   });
   float total = 0;
   for (int lane = 0; lane < S::kLanes; ++lane) total += sum[lane];
-  return largest + std::log(total);
+  return total;
 }
 
 void check_logits(const at::Tensor& logits) {
@@ -60,41 +64,49 @@ void check_logits(const at::Tensor& logits) {
 
 }  // namespace
 
-at::Tensor cross_entropy_fp(const at::Tensor& logits) {
+std::tuple<at::Tensor, at::Tensor> cross_entropy_fp(const at::Tensor& logits) {
   check_logits(logits);
   const int64_t rows = logits.size(0), classes = logits.size(1);
-  at::Tensor log_sums = at::empty({rows}, logits.options().dtype(at::kFloat));
+  const auto options = logits.options().dtype(at::kFloat);
+  at::Tensor most = at::empty({rows}, options), log_sum = at::empty({rows}, options);
   const BFloat16* x = logits.const_data_ptr<BFloat16>();
-  float* out = log_sums.data_ptr<float>();
-  parallel(rows, 2 * kCost * classes, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) out[row] = log_sum(x + row * classes, classes);
+  float *most_of = most.data_ptr<float>(), *log_sum_of = log_sum.data_ptr<float>();
+  parallel(rows, kCost * classes, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      most_of[row] = largest(x + row * classes, classes);
+      log_sum_of[row] = std::log(sum_of_powers(x + row * classes, classes, most_of[row]));
+    }
   });
-  return log_sums;
+  return {most, log_sum};
 }
 
-void cross_entropy_bp_(at::Tensor& logits, const at::Tensor& targets_, const at::Tensor& log_sums_,
-                       const at::Tensor& scale_) {
+void cross_entropy_bp_(at::Tensor& logits, const at::Tensor& targets_, const at::Tensor& most_,
+                       const at::Tensor& log_sum_, const at::Tensor& scale_) {
   check_logits(logits);
   const int64_t rows = logits.size(0), classes = logits.size(1);
   check_shape("targets", targets_, {rows});
-  check_shape("log_sums", log_sums_, {rows});
+  check_shape("most", most_, {rows});
+  check_shape("log_sum", log_sum_, {rows});
   check_shape("scale", scale_, {rows});
-  const at::Tensor targets = targets_.contiguous(), log_sums = log_sums_.contiguous(),
-                   scale = scale_.contiguous();
+  const at::Tensor targets = targets_.contiguous(), most = most_.contiguous(),
+                   log_sum = log_sum_.contiguous(), scale = scale_.contiguous();
   BFloat16* x = logits.data_ptr<BFloat16>();
-  const int64_t* target = targets.const_data_ptr<int64_t>();
-  const float *log_sum = log_sums.const_data_ptr<float>(), *factor = scale.const_data_ptr<float>();
+  const int64_t* target_of = targets.const_data_ptr<int64_t>();
+  const float *most_of = most.const_data_ptr<float>(),
+              *log_sum_of = log_sum.const_data_ptr<float>(),
+              *scale_of = scale.const_data_ptr<float>();
   parallel(rows, kCost * classes, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      TORCH_CHECK(0 <= target[row] && target[row] < classes, "targets[", row, "] is ", target[row],
-                  ", there are ", classes, " classes");
+      const int64_t target = target_of[row];
+      TORCH_CHECK(0 <= target && target < classes, "targets[", row, "] is ", target, ", there are ",
+                  classes, " classes");
       BFloat16* own = x + row * classes;
-      const float of_target = std::exp(own[target[row]] - log_sum[row]);
+      const float probability = std::exp((own[target] - most_of[row]) - log_sum_of[row]);
       for_vectors(classes, [&](int64_t i, int64_t lanes) {
-        const auto probability = S::exp(O::load_values(own + i, lanes) - log_sum[row]);
-        O::store_values(own + i, factor[row] * probability, lanes);
+        const auto exponent = (O::load_values(own + i, lanes) - most_of[row]) - log_sum_of[row];
+        O::store_values(own + i, scale_of[row] * S::exp(exponent), lanes);
       });
-      own[target[row]] = factor[row] * (of_target - 1);
+      own[target] = scale_of[row] * (probability - 1);
     }
   });
 }

@@ -21,9 +21,10 @@ TORCH_LIBRARY(structured_dropout, m) {
   m.def(
       "lstm_wg(Tensor x, Tensor h0, Tensor y, Tensor dgates, int[] sizes, Tensor[] masks)"
       " -> (Tensor[] dw_ih, Tensor[] dw_hh, Tensor[] db)");
-  m.def("cross_entropy_fp(Tensor logits) -> Tensor");
+  m.def("cross_entropy_fp(Tensor logits) -> (Tensor largest, Tensor log_sum)");
   m.def(
-      "cross_entropy_bp_(Tensor(a!) logits, Tensor targets, Tensor log_sums, Tensor scale) -> ()");
+      "cross_entropy_bp_(Tensor(a!) logits, Tensor targets, Tensor largest, Tensor log_sum, Tensor "
+      "scale) -> ()");
   m.def("char_cnn_fp(Tensor x, Tensor weight, Tensor windows) -> (Tensor y, Tensor best)");
   m.def(
       "char_cnn_bp(Tensor dy, Tensor x, Tensor weight, Tensor windows, Tensor best) -> (Tensor dx, "

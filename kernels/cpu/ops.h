@@ -43,12 +43,12 @@ std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Ten
     const at::Tensor& x, const at::Tensor& h0, const at::Tensor& y, const at::Tensor& dgates,
     at::IntArrayRef sizes, at::TensorList masks);
 
-// For each row of logits [rows, classes] in bfloat16 log(sum(exp(row))), in float32. Then the
-// logits become scale (softmax - one_hot(targets)), the gradient of their cross-entropy; scale is
-// float32 [rows].
-at::Tensor cross_entropy_fp(const at::Tensor& logits);
-void cross_entropy_bp_(at::Tensor& logits, const at::Tensor& targets, const at::Tensor& log_sums,
-                       const at::Tensor& scale);
+// For each row of logits [rows, classes] in bfloat16 the largest, and log(sum(exp(row - largest))),
+// in float32: apart, since logits far from zero have few digits. Then the logits become scale
+// (softmax - one_hot(targets)), the gradient of their cross-entropy; scale is float32 [rows].
+std::tuple<at::Tensor, at::Tensor> cross_entropy_fp(const at::Tensor& logits);
+void cross_entropy_bp_(at::Tensor& logits, const at::Tensor& targets, const at::Tensor& largest,
+                       const at::Tensor& log_sum, const at::Tensor& scale);
 
 // y [words, groups * filters] of x [rows, groups], weight [groups, width, filters] and the windows
 // of each word [words], which lie one after the other; and the first row of the best window of

@@ -67,32 +67,42 @@ class _HalfCrossEntropy(torch.autograd.Function):
         targets = targets.where(targets != ignore_index, 0)
         target_logits = logits.gather(1, targets.unsqueeze(1)).squeeze(1).float()
         if _has_kernel(logits):
-            log_sums = operators.load().cross_entropy_fp(logits)
+            largest, log_sum = operators.load().cross_entropy_fp(logits)
         else:
-            log_sums = torch.cat([logits[rows].float().logsumexp(1) for rows in _parts(logits)])
-        ctx.save_for_backward(logits, targets, counts, log_sums)
-        loss: Tensor = ((log_sums - target_logits) * counts).sum()
+            largest = logits.amax(dim=1).float()
+            sums = [_powers(logits[i], largest[i]).sum(dim=1) for i in _parts(logits)]
+            log_sum = torch.cat(sums).log()
+        ctx.save_for_backward(logits, targets, counts, largest, log_sum)
+        loss: Tensor = ((largest - target_logits + log_sum) * counts).sum()
         return loss
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor, None, None]:
-        logits, targets, counts, log_sums = ctx.saved_tensors
+        logits, targets, counts, largest, log_sum = ctx.saved_tensors
         scale = dloss * counts
         if _has_kernel(logits):
-            operators.load().cross_entropy_bp_(logits, targets, log_sums, scale)
+            operators.load().cross_entropy_bp_(logits, targets, largest, log_sum, scale)
             return logits, None, None
-        for rows in _parts(logits):
-            own = targets[rows].unsqueeze(1)
-            gradient = (logits[rows].float() - log_sums[rows].unsqueeze(1)).exp_()
-            gradient.scatter_add_(1, own, gradient.new_full(own.shape, -1))
-            logits[rows] = gradient.mul_(scale[rows].unsqueeze(1))
+        targets, scale = targets.unsqueeze(1), scale.unsqueeze(1)
+        for i in _parts(logits):
+            gradient = _powers(logits[i], largest[i], log_sum[i])
+            gradient.scatter_add_(1, targets[i], gradient.new_full(targets[i].shape, -1))
+            logits[i] = gradient.mul_(scale[i])
         return logits, None, None
 
 
 def _has_kernel(logits: Tensor) -> bool:
     suits = logits.is_cpu and logits.dtype == torch.bfloat16 and logits.is_contiguous()
     return bool(suits) and build.missing() is None
+
+
+def _powers(logits: Tensor, *exponents: Tensor) -> Tensor:
+    """e to the logits less each row's exponents, in float32."""
+    result = logits.float()
+    for exponent in exponents:
+        result = result.sub_(exponent.unsqueeze(1))
+    return result.exp_()
 
 
 def _parts(logits: Tensor) -> list[slice]:

@@ -3,7 +3,7 @@
 import pytest
 import reference
 import torch
-from cases import BACKENDS, PACKINGS, POLICIES, SIZES, runs
+from cases import BACKENDS, PACKINGS, POLICIES, SIZES, dtypes_of, runs
 from comparison import agree, agree_on_layer, cast
 from devices import DEVICE, cuda_kernels
 
@@ -21,10 +21,6 @@ def unit_mask(kept_by_draw: list[list[int]], total: int, steps_per_draw: int = 1
     offsets = torch.tensor([0, *(len(kept) for kept in kept_by_draw)]).cumsum(0)
     indices = torch.tensor([unit for kept in kept_by_draw for unit in kept], dtype=torch.int32)
     return UnitMask(indices, offsets, steps_per_draw, total, 2.0)
-
-
-def dtypes(name: str) -> list[torch.dtype]:
-    return [dtype for dtype in (torch.float32, torch.float64) if runs(name, DropoutPolicy(), dtype)]
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +41,8 @@ def test_lstm_layer(name, policy, packing):
         agree_on_layer(name, policy, packing, sizes)
     agree_on_layer(name, policy, packing, SIZES["odd"], directions=2)
     agree_on_layer(name, policy, packing, SIZES["odd"], bias=False)
-    dtype = torch.float64 if runs(name, policy, torch.float64) else torch.float32
-    agree_on_layer(name, policy, packing, SIZES["wide"], directions=2, dtype=dtype)
+    for dtype in dtypes_of(name, policy):
+        agree_on_layer(name, policy, packing, SIZES["wide"], directions=2, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", [name for name in BACKENDS if runs(name, POLICIES["nr_rh_st"])])
@@ -54,10 +50,12 @@ def test_lstm_layer_where_steps_keep_nothing_or_all(name):
     inputs, hidden = SIZES["odd"]
     nr = unit_mask([[], list(range(inputs)), [0], [inputs - 1], []], inputs)
     rh = unit_mask([list(range(hidden)), [], [hidden - 1], [], [0]], hidden)
-    for packing in (Packing.padded(5, 3), Packing((4, 2, 2, 1, 1))):
-        agree_on_layer(name, LayerMasks(nr, (rh, rh)), packing, SIZES["odd"], directions=2)
     nothing = LayerMasks(unit_mask([[]], inputs, 5), (unit_mask([[]], hidden, 5),))
-    agree_on_layer(name, nothing, Packing.padded(5, 3), SIZES["odd"])
+    for dtype in dtypes_of(name):
+        for packing in (Packing.padded(5, 3), Packing((4, 2, 2, 1, 1))):
+            masks = LayerMasks(nr, (rh, rh))
+            agree_on_layer(name, masks, packing, SIZES["odd"], directions=2, dtype=dtype)
+        agree_on_layer(name, nothing, Packing.padded(5, 3), SIZES["odd"], dtype=dtype)
 
 
 @pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)
@@ -78,8 +76,10 @@ def test_linear(name, packing):
                 def masked(f, mask=mask, packing=packing):
                     return lambda x, w, b: f(x, w, b, cast(LayerMasks(mask, ()), x).nr, packing)
 
-                for dtype in dtypes(name):
-                    agree(masked(linear), masked(reference.linear), tensors, dtype)
+                functions = masked(linear), masked(reference.linear)
+                for dtype in dtypes_of(name):
+                    for masters in (None, 1) if dtype == torch.bfloat16 else (None,):
+                        agree(*functions, tensors, dtype, masters=masters)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -115,7 +115,8 @@ def test_gradcheck(name):
 def test_second_derivatives_are_right_or_an_error(name):
     """The backward of a sum has no gradient to differentiate, only its saved tensors."""
     torch.manual_seed(0)
-    dtype, packing = dtypes(name)[-1], Packing.padded(3, 2)
+    packing = Packing.padded(3, 2)
+    dtype = torch.float64 if torch.float64 in dtypes_of(name) else torch.float32
     shapes = [(6, 3), (1, 2, 2), (1, 2, 2), (8, 3), (8, 2), 8, 8]
     tensors = [
         torch.randn(shape, dtype=dtype, device=DEVICE, requires_grad=True) for shape in shapes

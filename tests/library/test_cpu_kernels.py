@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import dtypes_of
 
-from structured_dropout import Case, DropoutPolicy, SiteDropout, StructuredLSTM, UnitMask
+from structured_dropout import (
+    Case,
+    DropoutPolicy,
+    SiteDropout,
+    StructuredLinear,
+    StructuredLSTM,
+    UnitMask,
+)
 from structured_dropout.backends.cpu import build, operators
 from structured_dropout.backends.operators.arguments import pack_masks
 
@@ -67,18 +75,23 @@ def test_opcheck_of_the_backward_operators(ops):
     torch.library.opcheck(ops.lstm_wg.default, (x, h_0, y, torch.randn_like(gates), *sequence))
 
 
-def test_the_number_of_threads_does_not_change_a_bit():
+@pytest.mark.parametrize("dtype", dtypes_of("cpu"))
+def test_the_number_of_threads_does_not_change_a_bit(dtype):
     """Large enough that the kernels do split the work."""
     torch.manual_seed(0)
-    lstm = StructuredLSTM(130, 150, bidirectional=True, policy=NR_RH_ST, backend="cpu")
-    x = torch.randn(12, 20, 130, requires_grad=True)
-    masks = lstm.draw_masks(12, 20)
+    lstm = StructuredLSTM(130, 150, bidirectional=True, policy=NR_RH_ST, backend="cpu", dtype=dtype)
+    linear = StructuredLinear(
+        300, 500, policy=DropoutPolicy(output=NR_RH_ST.nr), backend="cpu", dtype=dtype
+    )
+    x = torch.randn(12, 20, 130, dtype=dtype, requires_grad=True)
+    masks, mask = lstm.draw_masks(12, 20), linear.draw_mask(12, 20)
+    leaves = [x, *lstm.parameters(), *linear.parameters()]
     threads, results = torch.get_num_threads(), []
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            y, _ = lstm(x, masks=masks)
-            results.append([y, *torch.autograd.grad(y.square().sum(), [x, *lstm.parameters()])])
+            y = linear(lstm(x, masks=masks)[0], mask)
+            results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:

@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from structured_dropout import loss
+from structured_dropout.backends.cpu import build
 from structured_dropout.loss import cross_entropy_
 
 LOGITS = {
@@ -29,6 +31,26 @@ def test_it_equals_torchs(name):
         results.append((loss, gradient))
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("name", LOGITS)
+def test_of_bfloat16_only_the_gradient_is_rounded(name, kernel, monkeypatch):
+    if not kernel:
+        monkeypatch.setattr(loss, "_has_kernel", lambda logits: False)
+    elif build.missing() is not None:
+        pytest.skip(build.missing())
+    leaf = LOGITS[name].bfloat16().requires_grad_()
+    wide = leaf.detach().double().requires_grad_()
+    targets = torch.arange(len(leaf)) % leaf.shape[1]
+    targets[2:3] = 1  # ignored
+    ours = cross_entropy_(leaf * 1, targets, 1)
+    expected = F.cross_entropy(wide, targets, ignore_index=1, reduction="sum")
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-6, atol=1e-6)
+    (gradient,) = torch.autograd.grad(ours / 3, leaf)
+    (exact,) = torch.autograd.grad(expected / 3, wide)
+    torch.testing.assert_close(gradient.double(), exact, rtol=2**-8, atol=1e-30)
 
 
 def test_nothing_of_the_logits_size_is_allocated():
