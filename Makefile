@@ -32,7 +32,7 @@ cuda-report: install ## registers, shared memory and spills of the CUDA kernels;
 gpu: ## on a machine with an NVIDIA GPU, with its own Python (PYTHON=...): tests, benchmarks and trainings there
 	$(PYTHON) scripts/gpu.py
 
-systolic: install .venv-systolic/installed ## the recipes' products on systolic arrays; about ten minutes
+systolic: install .venv-systolic/installed ## the recipes' products on systolic arrays
 	$(BIN)/python scripts/systolic.py .venv-systolic/bin/python
 
 .venv-systolic/installed: scripts/arrays/requirements.txt

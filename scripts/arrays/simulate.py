@@ -63,6 +63,16 @@ class Array(NamedTuple):
     dataflow: Literal["ws", "os"]
     sram: tuple[int, int, int] = (6144, 6144, 2048)
 
+    @property
+    def folded(self) -> str:
+        """The size of a product that is laid along the rows of the array; n along the columns."""
+        return "k" if self.dataflow == "ws" else "m"
+
+    @property
+    def streamed(self) -> str:
+        """The size of a product that passes through the array in time."""
+        return "m" if self.dataflow == "ws" else "k"
+
     def holds(self, operand: int, words: int) -> bool:
         """Whether an operand (0: ifmap, 1: filter) stays in its SRAM until it is read again.
 
@@ -86,8 +96,9 @@ class Cost(NamedTuple):
 def simulate(products: Iterable[Product], array: Array, python: Path) -> dict[Product, Cost]:
     """The cost of each product, one after another on an array that never waits for DRAM.
 
-    A product is larger than the array, which takes it pass by pass; passes of one shape cost the
-    same, so that only one of each is simulated.
+    SCALE-Sim looks at each word in Python, which would take hours. A product is larger than the
+    array, which takes it tile by tile, and a tile costs the same for each vector that is streamed
+    through it. So each size of a tile is simulated with one vector and with two.
 
     Args:
         python: of an environment that has scalesim (scripts/arrays/requirements.txt).
@@ -95,24 +106,37 @@ def simulate(products: Iterable[Product], array: Array, python: Path) -> dict[Pr
     Raises:
         UsageError: the simulator cannot be run, or fails.
     """
-    wanted = set(products)
-    shapes = sorted({shape for product in wanted for shape in passes(product, array)})
-    costs = dict(zip(shapes, _run(shapes, array, python), strict=True))
-    return {product: _whole(product, array, costs) for product in wanted}
+    wanted = {product: tiles(product, array) for product in set(products)}
+
+    def streaming(tile: Product, vectors: int) -> Product:
+        return tile._replace(**{array.streamed: vectors})
+
+    sizes = {streaming(tile, n) for own in wanted.values() for tile in own for n in (1, 2)}
+    costs = _run(sorted(sizes), array, python)
+
+    def cost(tile: Product) -> Cost:
+        vectors = getattr(tile, array.streamed)
+        return total(
+            [(costs[streaming(tile, 1)], 2 - vectors), (costs[streaming(tile, 2)], vectors - 1)]
+        )
+
+    return {
+        product: _kept_in_sram(product, array, total((cost(tile), n) for tile, n in own.items()))
+        for product, own in wanted.items()
+    }
 
 
-def passes(product: Product, array: Array) -> Counter[Product]:
-    """The parts of a product that the array computes one at a time, and how many of each shape.
+def tiles(product: Product, array: Array) -> Counter[Product]:
+    """The parts of a product that the array computes one at a time, and how many of each size.
 
     Weight-stationary it holds [side, side] of the weights and streams all m rows, output-stationary
     [side, side] of the result and streams along k; at the edges fewer.
     """
-    folded = "k" if array.dataflow == "ws" else "m"
     parts: Counter[Product] = Counter()
     for (height, rows), (width, columns) in itertools.product(
-        _folds(getattr(product, folded), array.side), _folds(product.n, array.side)
+        _folds(getattr(product, array.folded), array.side), _folds(product.n, array.side)
     ):
-        parts[product._replace(**{folded: height}, n=width)] += rows * columns
+        parts[product._replace(**{array.folded: height}, n=width)] += rows * columns
     return parts
 
 
@@ -122,14 +146,13 @@ def total(costs: Iterable[tuple[Cost, int]]) -> Cost:
     return Cost(*(sum(column) for column in zip(*scaled, strict=True)))
 
 
-def _whole(product: Product, array: Array, costs: dict[Product, Cost]) -> Cost:
-    """All passes; what stays in SRAM between them is read from DRAM only once.
+def _kept_in_sram(product: Product, array: Array, cost: Cost) -> Cost:
+    """The cost of all tiles, less what DRAM need not give again because it stays in SRAM.
 
     SCALE-Sim goes from left to right through the columns of the array's width, and in each from
     top to bottom: every column needs the ifmap again, and output-stationary every row in it the
     same columns of the filter.
     """
-    cost = total((costs[shape], count) for shape, count in passes(product, array).items())
     if array.holds(0, product.m * product.k):
         cost = cost._replace(dram_ifmap=cost.dram_ifmap // -(-product.n // array.side))
     if array.dataflow == "os" and array.holds(1, product.k * min(product.n, array.side)):
@@ -138,18 +161,18 @@ def _whole(product: Product, array: Array, costs: dict[Product, Cost]) -> Cost:
 
 
 def _folds(size: int, side: int) -> list[tuple[int, int]]:
-    """(extent, how many of it) of the array's tiles along a size: full ones, and what is left."""
+    """(extent, how many of it) of the tiles along a size: full ones, and what is left."""
     return [(extent, n) for extent, n in ((side, size // side), (size % side, 1)) if extent and n]
 
 
-def _run(shapes: list[Product], array: Array, python: Path) -> list[Cost]:
+def _run(products: list[Product], array: Array, python: Path) -> dict[Product, Cost]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "array.cfg").write_text(CONFIG.format(run=RUN, **array._asdict()))
         (folder / "layout.txt").write_text("Layer,\n")  # read, but not used
-        for shape in shapes:
-            sizes = ", ".join(map(str, shape))
-            (folder / f"{_name(shape)}.csv").write_text(f"Layer, M, N, K,\nproduct, {sizes},\n")
+        for product in products:
+            sizes = ", ".join(map(str, product))
+            (folder / f"{_name(product)}.csv").write_text(f"Layer, M, N, K,\nproduct, {sizes},\n")
         command = [str(python), str(DRIVER), name]
         try:
             done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
@@ -158,11 +181,11 @@ def _run(shapes: list[Product], array: Array, python: Path) -> list[Cost]:
         if done.returncode != 0:
             last = done.stderr.strip().splitlines()[-1:]
             raise UsageError(f"{' '.join(command)} failed with {done.returncode}: {''.join(last)}")
-        return [_read(folder / _name(shape) / RUN) for shape in shapes]
+        return {product: _read(folder / _name(product) / RUN) for product in products}
 
 
-def _name(shape: Product) -> str:
-    return "x".join(map(str, shape))
+def _name(product: Product) -> str:
+    return "x".join(map(str, product))
 
 
 def _read(folder: Path) -> Cost:
