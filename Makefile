@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test fuzz nightly asan cuda-report gpu install clean
+.PHONY: quickstart test fuzz nightly asan cuda-report gpu systolic install clean
 
 quickstart: install ## the paper's idea in a few minutes: random against structured dropout, one table
 	$(BIN)/python run.py -m +experiment=quickstart
@@ -31,6 +31,14 @@ cuda-report: install ## registers, shared memory and spills of the CUDA kernels;
 
 gpu: ## on a machine with an NVIDIA GPU, with its own Python (PYTHON=...): tests, benchmarks and a training; OUT=folder
 	$(PYTHON) scripts/gpu.py --out $(or $(OUT),results/gpu) $(if $(BUDGET),--budget $(BUDGET))
+
+systolic: install .venv-systolic/installed ## the recipes' products on systolic arrays
+	$(BIN)/python scripts/systolic.py .venv-systolic/bin/python
+
+.venv-systolic/installed: scripts/arrays/requirements.txt
+	$(PYTHON) -m venv .venv-systolic
+	.venv-systolic/bin/pip install -q -r $<
+	touch $@
 
 install: $(VENV)/installed
 
