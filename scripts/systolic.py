@@ -13,15 +13,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
 
-from scripts.arrays.figure import draw  # noqa: E402
-from scripts.arrays.products import Iteration, Product, iteration  # noqa: E402
-from scripts.arrays.simulate import Array, Cost, simulate, total  # noqa: E402
-from scripts.report.results import compose  # noqa: E402
-from structured_dropout.experiment import provenance  # noqa: E402
-from structured_dropout.experiment.errors import UsageError  # noqa: E402
+from scripts.arrays.figure import draw
+from scripts.arrays.products import Iteration, Product, iteration
+from scripts.arrays.simulate import Array, Cost, simulate, total
+from scripts.compose import compose
+from structured_dropout.experiment import provenance
+from structured_dropout.experiment.errors import UsageError
 
 RESULT = Path("results/systolic.csv")
 TASKS = ("ptb_medium", "ptb_large")
@@ -87,7 +86,11 @@ def table(
     return [
         {**variant._asdict(), "site": site, "phase": phase}
         | _measures(
-            *(_select(variants[v], site, phase) for v in (variant, WINDOW, STEP)), costs, side
+            _select(variants[variant], site, phase),
+            _select(variants[WINDOW], site, phase),
+            _select(variants[STEP], site, phase),
+            costs,
+            side,
         )
         for variant in variants
         for site in SITES

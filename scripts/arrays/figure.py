@@ -32,8 +32,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     arrays = list(dict.fromkeys((row["array"], row["dataflow"]) for row in rows))
-    shape = {"nrows": len(tasks), "ncols": len(arrays), "sharex": True, "sharey": True}
-    figure, panels = plt.subplots(**shape, figsize=(15, 7), layout="constrained")
+    figure, panels = plt.subplots(
+        len(tasks), len(arrays), sharex=True, sharey=True, figsize=(15, 7), layout="constrained"
+    )
     for line, task in zip(panels, tasks, strict=True):
         for panel, array in zip(line, arrays, strict=True):
             here = [
