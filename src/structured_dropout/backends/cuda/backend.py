@@ -48,9 +48,9 @@ class CudaBackend(OperatorBackend):
     def bp(self, dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
         if not isinstance(mask, UnitMask):
             return super().bp(dy, weight, mask, packing)
-        rows = layout.rows_by_unit(weight.float())
+        rows = layout.rows_by_unit(_widened(weight))
         dx: Tensor = operators.load().cuda_linear_bp(
-            dy.float(), rows, *pack([mask], packing, dy.device)
+            _widened(dy), rows, *pack([mask], packing, dy.device)
         )
         return dx.to(dy.dtype)
 
@@ -59,7 +59,7 @@ class CudaBackend(OperatorBackend):
             return super().wg(dy, x, mask, packing)
         dweight: Tensor
         dweight, _ = operators.load().cuda_linear_wg(
-            x.float(), dy.float(), *pack([mask], packing, x.device)
+            _widened(x), _widened(dy), *pack([mask], packing, x.device)
         )
         return dweight.to(x.dtype)
 
@@ -75,10 +75,10 @@ class CudaBackend(OperatorBackend):
         x, to_skip = skippable(x, masks, packing)
         with phase("fp"):
             y, h_n, c_n, *_ = operators.load().cuda_lstm_fp(
-                x.float(),
-                h_0.float(),
-                c_0.float(),
-                [weight.float() for weight in flat_weights(weights)],
+                _widened(x),
+                _widened(h_0),
+                _widened(c_0),
+                [_widened(weight) for weight in flat_weights(weights)],
                 *pack(to_skip, packing, x.device),
             )
         return LayerOutput(y.to(x.dtype), h_n.to(h_0.dtype), c_n.to(c_0.dtype))
@@ -89,9 +89,14 @@ def _project(
 ) -> Tensor:
     y: Tensor
     y, _ = operators.load().cuda_linear_fp(
-        x.float(),
-        weight.float(),
-        None if bias is None else bias.float(),
+        _widened(x),
+        _widened(weight),
+        None if bias is None else _widened(bias),
         *pack([mask], packing, x.device),
     )
     return y.to(x.dtype)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """bfloat16 as float32; whatever else comes is for the operators to check."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
