@@ -26,14 +26,15 @@ LAYOUTS = {
 
 
 def close_in_bfloat16(actual: torch.Tensor, expected: torch.Tensor, torchs: torch.Tensor) -> None:
-    """In the root mean square at most twice torch's own error in bfloat16, and a last digit."""
+    """In the root mean square at most twice torch's own error in bfloat16, and a unit in the last
+    place: the error of a single number may by chance be near 0 in torch."""
     if expected.numel() == 0:
         return
     error, torchs_error, size = (
         x.square().mean().sqrt().item()
         for x in (actual.double() - expected, torchs.double() - expected, expected)
     )
-    assert error <= 2 * torchs_error + 2**-8 * size, (error, torchs_error, size)
+    assert error <= 2 * torchs_error + 2**-7 * size, (error, torchs_error, size)
 
 
 def agree(
