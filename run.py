@@ -15,13 +15,12 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import tasks  # noqa: F401  their schemas
 from structured_dropout.experiment import settings
-from structured_dropout.experiment.composition import explain
+from structured_dropout.experiment.composition import explained
 from structured_dropout.experiment.errors import (
     Interrupted,
     StorageFailed,
@@ -93,7 +92,5 @@ if __name__ == "__main__":
     # A scheduler's SIGTERM is like Ctrl-C, before the training too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and what it says becomes one line here
-    try:
+    with explained(sys.argv[1:], CONF):
         main()
-    except HydraException as error:
-        sys.exit(f"error: {explain(error, sys.argv[1:], CONF)}")

@@ -22,13 +22,12 @@ import sys
 from pathlib import Path
 
 import checkout  # noqa: F401
-from hydra.errors import HydraException
 
 from scripts.compose import ROOT, compose
 from scripts.measure.race import composed, race
 from scripts.measure.track import track
 from scripts.report import benchmarks
-from structured_dropout.experiment.composition import explain
+from structured_dropout.experiment.composition import explained
 from structured_dropout.experiment.errors import UsageError
 
 
@@ -72,8 +71,7 @@ def choices(value: str) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        with explained(sys.argv[1:], ROOT / "conf"):
+            main(sys.argv[1:])
     except UsageError as error:
         sys.exit(f"error: {error}")
-    except HydraException as error:
-        sys.exit(f"error: {explain(error, sys.argv[1:], ROOT / 'conf')}")

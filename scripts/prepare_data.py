@@ -9,10 +9,9 @@ from __future__ import annotations
 import sys
 
 import checkout  # noqa: F401
-from hydra.errors import HydraException
 
 from scripts.compose import ROOT, compose
-from structured_dropout.experiment.composition import explain
+from structured_dropout.experiment.composition import explained
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.inputs import data_folder
 from tasks.nmt import data
@@ -30,8 +29,7 @@ def main(overrides: list[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        with explained(sys.argv[1:], ROOT / "conf"):
+            main(sys.argv[1:])
     except UsageError as error:
         sys.exit(f"error: {error}")
-    except HydraException as error:
-        sys.exit(f"error: {explain(error, sys.argv[1:], ROOT / 'conf')}")

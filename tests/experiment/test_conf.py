@@ -177,6 +177,8 @@ def test_what_hydra_cannot_compose_is_one_line(compose, overrides, message):
     [
         (["trian.epochs=3"], "error: there is no key trian.epochs: did you mean train.epochs?"),
         (["dropout=nr_st", "data.dir=/nowhere"], "error: data.dir=/nowhere does not exist"),
+        (["precision=null"], "error: precision=null names no option: choose bf16, fp32"),
+        (["-m", "dropout=3"], "error: dropout=3 names no option: choose awd, "),
         (["-m", "run.dir=/tmp/x"], "error: run.dir names one folder"),
         (["+experiment=table1"], "error: only= chooses among the runs of a sweep: add -m"),
         (
