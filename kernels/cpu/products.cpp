@@ -15,8 +15,8 @@ constexpr int kTileHeight = 6;
 constexpr int kTileVectors = kVectorRegisters == 32 ? 4 : 2;
 
 // BP sums kDotRows x kDotUnits vectors, which are dot products in the making.
-constexpr int kDotRows = kVectorRegisters == 32 ? 4 : 3;
-constexpr int kDotUnits = kVectorRegisters == 32 ? 6 : 4;
+constexpr int kDotRows = 4;
+constexpr int kDotUnits = kVectorRegisters == 32 ? 6 : 3;
 
 // The weights that the tiles of a group pass over again and again stay in the L1 cache: so many
 // kept units of a panel in FP, so many panels of a tile's units in BP. Meanwhile those that follow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +125,12 @@ def _timing(path: Path, phases: dict[str, Row]) -> Timing:
         vs_fused_fp32=float(whole["speedup_vs_fused_fp32"]),
         peak_mb=int(whole["peak_mb"] or 0),
     )
+
+
+def on_one_machine(found: list[Timing]) -> list[Timing]:
+    """Those of the machine that was timed most, for texts that speak of one."""
+    ((most, _),) = Counter(timing.machine for timing in found).most_common(1) or [("", 0)]
+    return [timing for timing in found if timing.machine == most]
 
 
 def recipes(found: list[Timing]) -> list[Timing]:

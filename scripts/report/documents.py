@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.report import frontier, hours, quality, speed, summaries
+from scripts.report import frontier, hours, kernels, quality, speed, summaries
 from scripts.report.benchmarks import Timing, timings
 from scripts.report.commands import benchmark
 from scripts.report.markdown import commands
@@ -128,6 +128,7 @@ PARTS: dict[str, Callable[[Material], str]] = {
     "pays": lambda m: summaries.pays(m.timings),
     "speed-by-task": lambda m: _paragraphs(speed.by_task(m.timings, m.tables, m.root)),
     "speed-by-setting": lambda m: _paragraphs(speed.by_setting(m.timings, m.root)),
+    "speed-of-kernels": lambda m: _paragraphs(kernels.speeds(m.root)),
     "speed-by-part": lambda m: _paragraphs(speed.parts(m.timings, m.root)),
     "perplexity": _perplexity,
     "bleu": lambda m: _by_seed(m, 2, "test_bleu"),

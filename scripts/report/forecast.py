@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from scripts.compose import ROOT, compose
-from scripts.report.benchmarks import Timing, timings
+from scripts.report.benchmarks import Timing, on_one_machine, timings
 from scripts.report.hours import epoch_iterations
 from scripts.report.runs import Group, groups
 from scripts.report.speed import latest
@@ -32,7 +32,7 @@ def forecast(config: DictConfig) -> str | None:
     """
     timed = {
         (t.task, t.dropout, t.precision): t
-        for t in latest(timings(ROOT / "results/benchmarks"))
+        for t in latest(on_one_machine(timings(ROOT / "results/benchmarks")))
         if t.backend != "dense"
     }
     found = jobs(config)
@@ -54,8 +54,8 @@ def forecast(config: DictConfig) -> str | None:
     if sum(known) < LONG:
         return None
     more = f"; {unknown} more were never timed" if unknown else ""
-    machines = " and ".join(sorted({timing.machine for timing in timed.values()}))
-    return f"{len(known)} runs to do: about {sum(known):.1f} hours on {machines}{more}"
+    machine = next(iter(timed.values())).machine
+    return f"{len(known)} runs to do: about {sum(known):.1f} hours on {machine}{more}"
 
 
 def jobs(config: DictConfig) -> list[list[str]]:

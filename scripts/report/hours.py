@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from scripts.report.benchmarks import Timing
+from scripts.report.benchmarks import Timing, on_one_machine
 from scripts.report.markdown import grid
 from scripts.report.runs import Group, recipe
 from scripts.report.speed import latest
@@ -16,7 +16,8 @@ from scripts.report.tables import policy_order
 def by_experiment(timings: list[Timing], groups: list[Group]) -> Iterator[str]:
     """Hours of one seed of each recipe, on what ``backend=auto`` chooses for its policy."""
     rows = []
-    chosen = [t for t in latest(timings) if t.dropout != "none" and t.backend != "dense"]
+    timed = latest(on_one_machine(timings))
+    chosen = [t for t in timed if t.dropout != "none" and t.backend != "dense"]
     chosen.sort(key=lambda t: (t.task, t.precision != "fp32", policy_order(t.dropout)))
     for timing in chosen:
         cfg = recipe(timing.task)
@@ -37,7 +38,8 @@ def by_experiment(timings: list[Timing], groups: list[Group]) -> Iterator[str]:
         )
     headings = ["`task`", "`dropout`", "`backend`", "precision", "epochs", "iterations", "hours"]
     yield grid(headings, rows)
-    yield f"On {' and '.join(sorted({timing.machine for timing in chosen}))}."
+    if chosen:
+        yield f"On {chosen[0].machine}."
 
 
 def epoch_iterations(cfg: DictConfig, groups: list[Group]) -> float | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
-from scripts.report.benchmarks import Timing, recipes
+from scripts.report.benchmarks import Timing, on_one_machine, recipes
 from scripts.report.markdown import grid
 from scripts.report.quality import mean_and_error
 from scripts.report.runs import Group, longest, recipe
@@ -29,6 +28,7 @@ class Summary(NamedTuple):
 
 def speed(timings: list[Timing], tables: list[Table]) -> Summary:
     """Speed-up of a training iteration over the fastest that torch offers, in each precision."""
+    timings = on_one_machine(timings)
     timed = {(t.task, t.dropout, t.precision): t for t in recipes(timings)}
     precisions = list(
         dict.fromkeys(["fp32", *sorted({t.precision for t in timings}, reverse=True)])
@@ -40,7 +40,8 @@ def speed(timings: list[Timing], tables: list[Table]) -> Summary:
             fastest = [t and min(t.vs_fused, t.vs_fused_fp32) for t in own]
             rows.append([f"`{task}`", *map(number, fastest)])
     headings = ["`task`", *(f"`{d}`, {p}" for p in precisions for d in STRUCTURED)]
-    return Summary(headings, rows, f"Measured on {_machines(timed.values())}.")
+    measured_on = f"Measured on {timings[0].machine}." if timings else ""
+    return Summary(headings, rows, measured_on)
 
 
 def quality(groups: list[Group], tables: list[Table]) -> Summary:
@@ -117,7 +118,3 @@ def _first_worth(gains: dict[float, float]) -> str:
             break
         worth = f"{value:g}"
     return worth
-
-
-def _machines(timed: Iterable[Timing]) -> str:
-    return " and ".join(sorted({timing.machine for timing in timed}))

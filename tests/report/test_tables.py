@@ -190,6 +190,17 @@ def test_each_machine_has_a_row(rows, tmp_path):
     ]
 
 
+def test_the_short_table_speaks_of_the_machine_that_was_timed_most(tmp_path):
+    timed = [("ptb_medium", p, "cpu", "iteration", 1.8, 1.5) for p in ("nr_st", "nr_rh_st")]
+    add_benchmark(tmp_path, "a.csv", timed[0], device="Another CPU")
+    add_benchmark(tmp_path, "b.csv", *timed)
+    add_benchmark(tmp_path, "c.csv", timed[0], device="Yet another CPU")
+    material = documents.gather(tmp_path)
+    found = summaries.speed(material.timings, material.tables)
+    assert found.note == "Measured on A CPU, 2 threads."
+    assert found.rows == [["`ptb_medium`", "1.50", "1.50"]]
+
+
 def test_check_fails_when_a_table_is_not_what_the_results_give(add_run, tmp_path):
     with pytest.raises(UsageError, match=r"table1\.md.*: not what results/ gives"):
         documents.check(tmp_path)
