@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from structured_dropout.experiment.errors import UsageError
-from structured_dropout.experiment.inputs import data_folder, read_text, sha256
+from structured_dropout.experiment.inputs import data_path, read_text, sha256
 
 _DEFAULT = "glove/glove.6B.50d.conll03.npz"  # of data.dir: 50 dimensions, the words of CoNLL-2003
 
@@ -59,7 +59,7 @@ def load(cfg: DictConfig) -> Pretrained:
 
 def glove_path(cfg: DictConfig) -> Path:
     """Where the file with the vectors should be."""
-    return Path(cfg.embeddings.path) if cfg.embeddings.path else data_folder(cfg.data) / _DEFAULT
+    return Path(cfg.embeddings.path) if cfg.embeddings.path else data_path(cfg.data) / _DEFAULT
 
 
 def _read_npz(path: Path) -> tuple[list[str], Tensor]:

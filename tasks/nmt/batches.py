@@ -19,9 +19,8 @@ from torchtext.data.utils import RandomShuffler
 from torchtext.vocab import Vocab
 
 from structured_dropout.experiment.errors import UsageError
-from tasks.nmt.data import Pairs
+from tasks.nmt.data import SIDES, Pairs
 
-SIDES = ("src", "tgt")
 _POOL = 8192  # batches that are sorted by length together, as in OpenNMT: all pairs of a usual set
 
 

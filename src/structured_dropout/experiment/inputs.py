@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pooch
@@ -19,6 +20,11 @@ def data_folder(data: DictConfig) -> Path:
     """
     if data.dir is not None and not Path(data.dir).is_dir():
         raise UsageError(f"data.dir={data.dir} does not exist")
+    return data_path(data)
+
+
+def data_path(data: DictConfig) -> Path:
+    """The same folder, whether it is there or not."""
     return Path(data.dir or pooch.os_cache("structured-dropout"))
 
 
@@ -45,4 +51,26 @@ def read_text(path: Path) -> str:
 
 def sha256(path: Path) -> str:
     """The hash of a file, in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hashes_of(paths: Mapping[str, Path]) -> dict[str, str]:
+    """The hashes of those of these files that are here."""
+    return {name: sha256(path) for name, path in paths.items() if path.is_file()}
+
+
+def check_sha256(path: Path, digest: str, advice: str) -> None:
+    """That a file of a public data set is as published.
+
+    Args:
+        advice: a sentence on what to do where it is not.
+
+    Raises:
+        UsageError: it is another.
+    """
+    if (found := sha256(path)) != digest:
+        raise UsageError(
+            f"{path} is not the published file: SHA-256 {found[:16]}... "
+            f"instead of {digest[:16]}.... {advice}"
+        )

@@ -35,8 +35,8 @@ from structured_dropout.experiment.errors import (
     TrainingDiverged,
     UsageError,
 )
-from structured_dropout.experiment.folder import RunFolder
-from structured_dropout.experiment.identity import identity, signature
+from structured_dropout.experiment.folder import RunFolder, check_data
+from structured_dropout.experiment.identity import data_hashes, identity, signature
 from structured_dropout.experiment.progress import Progress
 from structured_dropout.experiment.tracking import open_tracker
 
@@ -247,18 +247,14 @@ class Run:
         )
 
     def _check(self, state: dict[str, Any]) -> None:
-        """That a checkpoint is of this configuration and these data; the configuration only names
-        their files."""
+        """That a checkpoint is of this configuration and these data."""
         if state.get("config") != identity(self.cfg):
             raise UsageError(
                 f"the checkpoint in {self._folder.path} is of another configuration: choose "
                 "another run.dir"
             )
-        if state.get("data", self._data) != self._data:
-            raise UsageError(
-                "the data are not those that this run began with: restore them, or delete "
-                f"{self._folder.path}"
-            )
+        then = data_hashes(state.get("data", {}))
+        check_data(self._folder.path, then, data_hashes(self._data))
 
     def _restore(self, objects: dict[str, Stateful], state: dict[str, Any]) -> None:
         for name, kept in objects.items():

@@ -104,7 +104,7 @@ def test_altered_or_missing_conll03(real_data, tmp_path):
     (tmp_path / "conll03").mkdir()
     content = Path(real_data, "conll03", "train.txt").read_bytes()
     (tmp_path / "conll03" / "train.txt").write_bytes(content.replace(b"EU", b"UE", 1))
-    with pytest.raises(UsageError, match=r"train.txt is not the file that the results are for"):
+    with pytest.raises(UsageError, match=r"train.txt is not the published file: .* Restore it"):
         load()
 
 

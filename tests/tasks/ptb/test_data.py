@@ -5,7 +5,8 @@ import torch
 from omegaconf import OmegaConf
 
 from structured_dropout.experiment.errors import UsageError
-from tasks.ptb.data import VariableWindows, Windows, load
+from tasks.ptb import data
+from tasks.ptb.data import VariableWindows, Windows, load, tokens
 
 
 def text(tmp_path, train=b"a b c\nb c\n", valid=b"a b\n", test=b"c d\n", vocabulary_size=10):
@@ -97,6 +98,35 @@ def test_real_ptb(real_data):
     assert corpus.provenance["exact"]
 
 
+def test_wikitext_counts_the_ends_of_empty_lines():
+    text = " \n = A = \n \n b <unk> \n"
+    assert tokens(text, empty_lines=True) == [
+        "<eos>", "=", "A", "=", "<eos>", "<eos>", "b", "<unk>", "<eos>",
+    ]  # fmt: skip
+    assert tokens(text) == ["=", "A", "=", "<eos>", "b", "<unk>", "<eos>"]
+
+
+def wikitext2(folder: Path):
+    return load(OmegaConf.create({"name": "wikitext2", "dir": str(folder)}))
+
+
+def test_wikitext2_is_counted_as_published(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"wiki.train.tokens is missing: unpack wikitext-2-v1.zip"):
+        wikitext2(tmp_path)
+    (tmp_path / "wikitext-2").mkdir()
+    for split in data.SPLITS:
+        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(" \n a <unk> \n")
+    with pytest.raises(
+        UsageError, match=r"wiki.train.tokens has 4 tokens, WikiText-2 has 2,088,628"
+    ):
+        wikitext2(tmp_path)
+    monkeypatch.setattr(data, "_WIKITEXT2", dict.fromkeys(data.SPLITS, 4))
+    with pytest.raises(UsageError, match=r"have 3 different words, WikiText-2 has 33,278"):
+        wikitext2(tmp_path)
+    monkeypatch.setattr(data, "WIKITEXT2_TYPES", 3)
+    assert words(wikitext2(tmp_path), "test") == ["<eos>", "a", "<unk>", "<eos>"]
+
+
 def test_altered_ptb_is_refused(real_data, tmp_path):
     (tmp_path / "ptb").mkdir()
     for split in ("train", "valid", "test"):
@@ -104,7 +134,5 @@ def test_altered_ptb_is_refused(real_data, tmp_path):
         (tmp_path / "ptb" / f"ptb.{split}.txt").write_bytes(
             content[:1000] if split == "train" else content
         )
-    with pytest.raises(
-        UsageError, match=r"ptb.train.txt is not Mikolov's file: .* lines instead of 42,068"
-    ):
+    with pytest.raises(UsageError, match=r"ptb.train.txt is not the published file: .* Delete it"):
         load(OmegaConf.create({"name": "ptb", "dir": str(tmp_path)}))
