@@ -43,7 +43,9 @@ def train(cfg: DictConfig) -> None:
         [encode(vocabulary, s.words) for s in split] for split in (corpus.valid, corpus.test)
     )
 
-    provenance = {**corpus.provenance, "embeddings": pretrained.provenance}
+    trained = {word for sentence in corpus.train for word in sentence.words}
+    found = embeddings.coverage(pretrained, trained)
+    provenance = {**corpus.provenance, "embeddings": {**pretrained.provenance, **found}}
     with Run(
         cfg, provenance, backend, unit="words", quality=lambda loss: f"loss {loss:.4f}"
     ) as run:
