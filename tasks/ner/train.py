@@ -45,7 +45,12 @@ def train(cfg: DictConfig) -> None:
 
     trained = {word for sentence in corpus.train for word in sentence.words}
     found = embeddings.coverage(pretrained, trained)
-    provenance = {**corpus.provenance, "embeddings": {**pretrained.provenance, **found}}
+    unk_percent = vocabulary.unk_percent(train=corpus.train, valid=corpus.valid, test=corpus.test)
+    provenance = {
+        **corpus.provenance,
+        "unk_percent": unk_percent,
+        "embeddings": {**pretrained.provenance, **found},
+    }
     with Run(
         cfg, provenance, backend, unit="words", quality=lambda loss: f"loss {loss:.4f}"
     ) as run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import logging
 import random
 import re
 import sysconfig
@@ -19,10 +20,14 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from structured_dropout.experiment import unknown
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.inputs import check_sha256, data_folder, data_path, read_text
+from structured_dropout.experiment.unknown import UNK
 
-EOS, UNK = "<eos>", "<unk>"
+_log = logging.getLogger(__name__)
+
+EOS = "<eos>"
 SPLITS = ("train", "valid", "test")
 
 
@@ -254,11 +259,23 @@ def _corpus(name: str, texts: dict[str, list[str]], vocabulary_size: int | None)
         split: torch.tensor([ids[word] if word in ids else ids[UNK] for word in words])
         for split, words in texts.items()
     }
+    unk_percent = unknown.percent(texts, known, "tokens")
+    if UNK in ids and not unk_percent["train"]:
+        _log.warning(
+            "the training text has no %s, so that the model learns none, and the unknown words of "
+            "the others cost it dearly: data.vocabulary_size=N makes it of all but the N most "
+            "frequent words",
+            UNK,
+        )
+    cut = len(counts) - len(known)
+    note = f"the {len(known):,} most frequent of {len(counts):,} words, the others are {UNK}"
     provenance = {
         "name": name,
-        "exact": True,
+        "exact": not cut,
+        **({"note": note} if cut else {}),
         "hashes": {split: sha256(words) for split, words in texts.items()},
         "vocabulary": len(ranked),
+        "unk_percent": unk_percent,
     }
     return Corpus(**streams, vocabulary=ranked, provenance=provenance)
 

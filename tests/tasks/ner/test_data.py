@@ -215,6 +215,8 @@ def test_vocabulary(compose, tmp_path):
     vectors = vocabulary.vectors(pretrained)
     assert vectors[[1, 3]].tolist() == [[1, 2], [3, 4]]
     assert vectors.abs()[[0, 2]].max() <= 1.5**0.5
+    splits = {"train": train, "valid": train, "test": [Sentence(["b", "c", "EU", "Oslo"], [])]}
+    assert vocabulary.unk_percent(**splits) == {"train": 25, "valid": 25, "test": 50}
     wider = vocabulary.with_words({"Rome", "EU", "Paris"}, pretrained)
     assert wider.words == [*vocabulary.words, "Rome"]
     assert wider.vectors(pretrained, start=4).tolist() == [[5, 6]]

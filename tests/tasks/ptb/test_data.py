@@ -37,6 +37,30 @@ def test_text(tmp_path):
     ]
 
 
+def test_it_is_told_how_many_words_are_unknown(tmp_path, caplog):
+    caplog.set_level("INFO")
+    provenance = text(tmp_path, vocabulary_size=None).provenance
+    assert provenance["unk_percent"] == {"train": 0.0, "valid": 0.0, "test": 33.33}
+    assert provenance["exact"]
+    assert "unknown tokens: 0.0% of train, 0.0% of valid, 33.3% of test" in caplog.text
+    assert "33.3% of the tokens of test are unknown, so that its score says little" in caplog.text
+    assert "the training text has no <unk>, so that the model learns none" in caplog.text
+    caplog.clear()
+    prepared = text(tmp_path, train=b"a <unk>\n", test=b"b a\n", vocabulary_size=None).provenance
+    assert prepared["unk_percent"] == {"train": 33.33, "valid": 33.33, "test": 33.33}
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_words_that_are_cut_are_told(tmp_path):
+    provenance = text(tmp_path, vocabulary_size=2).provenance
+    assert not provenance["exact"]
+    assert provenance["note"] == "the 2 most frequent of 4 words, the others are <unk>"
+
+
+def test_own_text_keeps_all_its_words(compose):
+    assert compose("task=ptb_small", "data=text").data.vocabulary_size is None
+
+
 def test_the_end_of_a_line_is_what_it_looks_like(tmp_path):
     plain = text(tmp_path)
     for train in (b"a b c\r\nb c\r\n", b"\xef\xbb\xbfa b c\nb c", b"a b c\n\n  \nb c\n"):
