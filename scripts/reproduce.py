@@ -1,9 +1,9 @@
 """Run a summary's command again and compare: python scripts/reproduce.py
 results/runs/.../summary.json
 
-It trains in a clean folder. On the same machine, with the same threads, versions and commit, every
-metric must be equal; elsewhere sums are rounded in another order, and each metric may differ by 2
-percent.
+It trains in a clean folder, on the data that the run was trained on. On the same machine, with the
+same threads, versions and commit, every metric must be equal; elsewhere sums are rounded in another
+order, and each metric may differ by 2 percent.
 """
 
 from __future__ import annotations
@@ -16,8 +16,19 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
+
+import checkout  # noqa: F401
+from hydra.errors import HydraException
+from hydra.utils import get_method
+
+from scripts.compose import compose
+from structured_dropout.experiment import settings
+from structured_dropout.experiment.composition import explain
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.identity import changed, data_hashes
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 0.02  # relative, where machine, versions or commit differ
@@ -40,6 +51,8 @@ def main() -> None:
         sys.exit(
             f"error: {path} is of a run that is {first['status']}: there are no metrics to compare"
         )
+    if others := changed(data_hashes(first["data"]), hashes(first["command"])):
+        sys.exit(f"error: the data are not those of {path} ({', '.join(others)}): restore them")
     with tempfile.TemporaryDirectory() as folder:
         second = run_again(first["command"], Path(folder) / "run")
     differs = [key for key in SAME if first[key] != second[key]]
@@ -49,6 +62,21 @@ def main() -> None:
     if failures:
         sys.exit("error: not reproduced: " + "; ".join(failures))
     print("reproduced")
+
+
+def hashes(command: str) -> dict[str, str]:
+    """Those of the data that the command names, as far as they are here."""
+    overrides = overrides_of(command)
+    try:
+        cfg = compose(*overrides)
+        settings.check(cfg)
+        with chdir(ROOT):  # where the command runs, too
+            found: dict[str, str] = get_method(cfg.task.hashes)(cfg)
+    except HydraException as error:
+        sys.exit(f"error: {explain(error, overrides, ROOT / 'conf')}")
+    except UsageError as error:
+        sys.exit(f"error: {error}")
+    return found
 
 
 def run_again(command: str, folder: Path) -> dict[str, Any]:

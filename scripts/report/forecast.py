@@ -12,6 +12,8 @@ from scripts.report.benchmarks import Timing, on_one_machine, timings
 from scripts.report.hours import epoch_iterations
 from scripts.report.runs import Group, groups
 from scripts.report.speed import latest
+from structured_dropout.experiment import settings
+from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.folder import is_done
 from structured_dropout.experiment.identity import default_dir
 
@@ -44,7 +46,7 @@ def forecast(config: DictConfig) -> str | None:
     for overrides in worth_a_look:
         cfg = compose(*overrides)
         pair = f"{cfg.task.name}/{cfg.dropout.name}"
-        if (cfg.only is not None and pair not in cfg.only) or is_done(default_dir(cfg), cfg):
+        if (cfg.only is not None and pair not in cfg.only) or _is_done(cfg):
             continue
         hours = _hours(cfg, overrides, timed, ran)
         if hours is None:
@@ -76,6 +78,15 @@ def _pair(overrides: list[str], config: DictConfig) -> tuple[str, str]:
     chosen = dict(override.split("=", 1) for override in overrides if "=" in override)
     task, dropout = chosen.get("task", config.task.name), chosen.get("dropout", config.dropout.name)
     return str(task), str(dropout)
+
+
+def _is_done(cfg: DictConfig) -> bool:
+    """Whether a job has nothing to train, or will say itself why it cannot."""
+    try:
+        settings.check(cfg)
+        return is_done(default_dir(cfg), cfg)
+    except UsageError:
+        return True
 
 
 def _hours(cfg: DictConfig, overrides: list[str], timed: _Timed, ran: list[Group]) -> float | None:

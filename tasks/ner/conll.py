@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from structured_dropout.experiment.errors import UsageError
-from structured_dropout.experiment.inputs import read_text
+from structured_dropout.experiment.inputs import read_text, tell_glued
 from tasks.ner.tags import SCHEMES, Entity, InvalidTag, Scheme, entities
 
 _DOCUMENT = "-DOCSTART-"  # the word of a line that begins a document
@@ -27,10 +27,13 @@ def read(path: Path, scheme: Scheme) -> list[Sentence]:
     """The sentences of a file whose tags follow ``scheme``.
 
     Raises:
-        UsageError: the file cannot be read, has no sentence, a ragged line, or a tag that the
-            scheme does not allow, or a word of more than LONGEST_WORD characters; names the line.
+        UsageError: the file cannot be read, has no sentence, a ragged line, a tag that the scheme
+            does not allow or that has a character that does not show, or a word of more than
+            LONGEST_WORD characters; names the line.
     """
-    sentences = [_sentence(path, lines, scheme) for lines in _groups(path, read_text(path))]
+    text = read_text(path)
+    tell_glued(path, text, "\u00a0")
+    sentences = [_sentence(path, lines, scheme) for lines in _groups(path, text)]
     if not sentences:
         raise UsageError(f"{path} has no sentence")
     return sentences
@@ -46,7 +49,7 @@ def _groups(path: Path, text: str) -> Iterator[list[_Line]]:
     lines: list[_Line] = []
     width = None
     for number, line in enumerate([*text.split("\n"), ""], start=1):
-        columns = re.split(r"[ \t]+", stripped) if (stripped := line.strip(" \t\r")) else []
+        columns = re.split(r"[ \t]+", stripped) if (stripped := line.strip(" \t")) else []
         if columns and columns[0] != _DOCUMENT:
             if len(columns) < 2:
                 raise UsageError(
@@ -57,6 +60,11 @@ def _groups(path: Path, text: str) -> Iterator[list[_Line]]:
                 raise UsageError(
                     f"{path}:{number} has a word of {len(columns[0]):,} characters: "
                     f"{LONGEST_WORD:,} at most"
+                )
+            if not columns[-1].isprintable():
+                raise UsageError(
+                    f"{path}:{number} has a tag with a character that does not show: "
+                    f"{columns[-1]!a}. Remove it"
                 )
             if len(columns) != (width := width or len(columns)):
                 raise UsageError(

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from structured_dropout.experiment.errors import UsageError
-from structured_dropout.experiment.inputs import data_folder, sha256
-from tasks.ner import conll
+from structured_dropout.experiment.inputs import check_sha256, data_path, hashes_of, sha256
+from tasks.ner import conll, embeddings
 from tasks.ner.conll import Sentence
 
 SPLITS = ("train", "valid", "test")
@@ -46,27 +46,36 @@ def load(data: DictConfig) -> Corpus:
         raise UsageError(
             f"data=conll needs data.{' and data.'.join(missing)}: paths of CoNLL files"
         )
-    paths = {split: Path(data[split]) for split in SPLITS}
-    splits = {split: conll.read(path, data.scheme) for split, path in paths.items()}
-    return _corpus("conll", splits, {split: sha256(path) for split, path in paths.items()})
+    splits = {split: conll.read(path, data.scheme) for split, path in _paths(data).items()}
+    return _corpus(data, splits)
+
+
+def hashes(cfg: DictConfig) -> dict[str, str]:
+    """What a finished run knows its data by, as far as they are here."""
+    paths = _paths(cfg.data)
+    if cfg.embeddings.name == "glove":
+        paths["embeddings"] = embeddings.glove_path(cfg)
+    return hashes_of(paths)
+
+
+def _paths(data: DictConfig) -> dict[str, Path]:
+    if data.name == "conll03":
+        return {split: data_path(data) / "conll03" / f"{split}.txt" for split in SPLITS}
+    return {split: Path(data[split]) for split in SPLITS}
 
 
 def _conll03(data: DictConfig) -> Corpus:
     splits = {}
-    for split, expected in _CONLL03.items():
-        path = data_folder(data) / "conll03" / f"{split}.txt"
+    for split, path in _paths(data).items():
         if not path.exists():
             raise UsageError(
                 f"{path} is missing: CoNLL-2003 is licensed, put it there or set data.dir"
             )
-        if (found := sha256(path)) != expected:
-            raise UsageError(
-                f"{path} is not the file that the results are for: SHA-256 {found} "
-                f"instead of {expected}. Restore it, or train on yours with data=conll"
-            )
+        check_sha256(path, _CONLL03[split], "Restore it, or train on yours with data=conll")
         splits[split] = conll.read(path, "BIO2")
-    return _corpus("conll03", splits, dict(_CONLL03))
+    return _corpus(data, splits)
 
 
-def _corpus(name: str, splits: dict[str, list[Sentence]], hashes: dict[str, str]) -> Corpus:
-    return Corpus(**splits, provenance={"name": name, "exact": True, "hashes": hashes})
+def _corpus(data: DictConfig, splits: dict[str, list[Sentence]]) -> Corpus:
+    hashes = {split: sha256(path) for split, path in _paths(data).items()}
+    return Corpus(**splits, provenance={"name": data.name, "exact": True, "hashes": hashes})

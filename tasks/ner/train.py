@@ -43,7 +43,14 @@ def train(cfg: DictConfig) -> None:
         [encode(vocabulary, s.words) for s in split] for split in (corpus.valid, corpus.test)
     )
 
-    provenance = {**corpus.provenance, "embeddings": pretrained.provenance}
+    trained = {word for sentence in corpus.train for word in sentence.words}
+    found = embeddings.coverage(pretrained, trained)
+    unk_percent = vocabulary.unk_percent(train=corpus.train, valid=corpus.valid, test=corpus.test)
+    provenance = {
+        **corpus.provenance,
+        "unk_percent": unk_percent,
+        "embeddings": {**pretrained.provenance, **found},
+    }
     with Run(
         cfg, provenance, backend, unit="words", quality=lambda loss: f"loss {loss:.4f}"
     ) as run:

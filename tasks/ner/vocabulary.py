@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structured_dropout.experiment import unknown
 from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.unknown import UNK
 from tasks.ner.conll import Sentence
 from tasks.ner.embeddings import Pretrained
 from tasks.ner.tags import OUTSIDE
 
-UNK = "<unk>"
 PAD = 0  # the id of no character, and of a character that training has not seen
 
 
@@ -57,6 +58,15 @@ class Vocabulary:
         characters = "".join(sorted(set("".join(counts))))
         types = sorted({entity.type for sentence in train for entity in sentence.entities})
         return cls([UNK, *trained, *known], 1 + len(trained), characters, types)
+
+    def unk_percent(self, **splits: list[Sentence]) -> dict[str, float]:
+        """How many of the words of each split are unknown, in percent; logs it. Their letters are
+        known still, so that more of them are no reason to warn than elsewhere."""
+        words = {
+            split: (word for sentence in sentences for word in sentence.words)
+            for split, sentences in splits.items()
+        }
+        return unknown.percent(words, self.words, allowed=20.0)
 
     def vectors(self, pretrained: Pretrained, start: int = 0) -> Tensor:
         """The vectors [words from ``start``, size] that words begin with; at random where none is

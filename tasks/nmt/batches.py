@@ -18,10 +18,10 @@ from torchtext.data import Batch, Example, Field
 from torchtext.data.utils import RandomShuffler
 from torchtext.vocab import Vocab
 
+from structured_dropout.experiment import unknown
 from structured_dropout.experiment.errors import UsageError
-from tasks.nmt.data import Pairs
+from tasks.nmt.data import SIDES, Pairs
 
-SIDES = ("src", "tgt")
 _POOL = 8192  # batches that are sorted by length together, as in OpenNMT: all pairs of a usual set
 
 
@@ -53,6 +53,17 @@ class Vocabulary:
     def words(self, side: str) -> list[str]:
         words: list[str] = self._field(side).vocab.itos
         return words
+
+    def unk_percent(self, **splits: Pairs) -> dict[str, dict[str, float]]:
+        """How many of the words of each split are unknown, by side, in percent; logs it."""
+        return {
+            side: unknown.percent(
+                {split: " ".join(getattr(pairs, side)).split() for split, pairs in splits.items()},
+                self.words(side),
+                f"{side} words",
+            )
+            for side in SIDES
+        }
 
     def padding(self, side: str) -> int:
         """The id that fills a batch up."""

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pooch
 from omegaconf import DictConfig
 
 from structured_dropout.experiment.errors import UsageError
-from structured_dropout.experiment.inputs import data_folder, read_text, sha256
+from structured_dropout.experiment.inputs import (
+    check_sha256,
+    data_folder,
+    data_path,
+    hashes_of,
+    read_text,
+    sha256,
+)
 
 SPLITS = ("train", "valid", "test")
+SIDES = ("src", "tgt")
 
 
 @dataclass(frozen=True)
@@ -113,32 +121,25 @@ def load(data: DictConfig) -> Corpus:
         UsageError: a file is missing, altered, empty or not text, or two that belong together
             differ in length.
     """
-    own = {split: (data[f"{split}_src"], data[f"{split}_tgt"]) for split in SPLITS}
-    for split, paths in own.items():
-        missing = [
-            f"data.{split}_{side}"
-            for side, path in zip(("src", "tgt"), paths, strict=True)
-            if path is None
-        ]
+    for split in SPLITS:
+        missing = [f"data.{split}_{side}" for side in SIDES if data[f"{split}_{side}"] is None]
         if missing and (data.name == "parallel" or len(missing) == 1):
             raise UsageError(
                 f"{' and '.join(missing)} must be given: paths of text files, a sentence a line"
             )
-    own = {split: paths for split, paths in own.items() if paths != (None, None)}
 
-    notes = [f"own {split} files" for split in own if data.name != "parallel"]
+    notes: list[str] = []
     splits: dict[str, Pairs] = {}
     hashes: dict[str, str] = {}
     for split in SPLITS:
-        if split in own:
-            src, tgt = map(Path, own[split])
-        else:
-            (src, tgt), note = _public_files(data, split)
-            notes += [note] if note else []
+        files = _files(data, split)
+        if not files.own:
+            _complete(files, data, split)
+        notes += [files.note] if files.note else []
         # Of training pairs the long ones are left out.
         longest = None if split == "train" else LONGEST_SENTENCE
-        splits[split] = _pairs(src, tgt, longest)
-        hashes |= {f"{split}_src": sha256(src), f"{split}_tgt": sha256(tgt)}
+        splits[split] = _pairs(files.src, files.tgt, longest)
+        hashes |= {f"{split}_src": sha256(files.src), f"{split}_tgt": sha256(files.tgt)}
     if (
         data.name != "parallel"
         and not notes
@@ -161,6 +162,14 @@ def load(data: DictConfig) -> Corpus:
         "hashes": hashes,
     }
     return Corpus(**splits, provenance=provenance)
+
+
+def hashes(cfg: DictConfig) -> dict[str, str]:
+    """What a finished run knows its data by, as far as they are here."""
+    files = {split: _files(cfg.data, split) for split in SPLITS}
+    return hashes_of(
+        {f"{split}_{side}": getattr(files[split], side) for split in SPLITS for side in SIDES}
+    )
 
 
 LONGEST_SENTENCE = 1000  # words; all of a batch are translated as if they had as many
@@ -216,27 +225,39 @@ def fetch(name: str, split: str, folder: Path) -> None:
             ) from error
 
 
-def _public_files(data: DictConfig, split: str) -> tuple[list[Path], str | None]:
-    """The files of a split, and what to say of them if they are not the published ones."""
-    public, folder, note = SETS[data.name], data_folder(data), None
+class _Files(NamedTuple):
+    """Those of a split, and what to say of them if they are not the published ones."""
+
+    src: Path
+    tgt: Path
+    own: bool = False
+    note: str | None = None
+
+
+def _files(data: DictConfig, split: str) -> _Files:
+    if (src := data[f"{split}_src"]) is not None:
+        note = f"own {split} files" if data.name != "parallel" else None
+        return _Files(Path(src), Path(data[f"{split}_tgt"]), own=True, note=note)
+    public, folder, note = SETS[data.name], data_path(data), None
     stem = public.stems[split]
     if split == "train" and public.stand_in and not (folder / f"{stem}.{public.src}").exists():
         instead, text = public.stand_in
         if (folder / f"{instead}.{public.src}").exists():
             stem, note = instead, text
-    if note is None:
+    src, tgt = (folder / f"{stem}.{language}" for language in (public.src, public.tgt))
+    return _Files(src, tgt, note=note)
+
+
+def _complete(files: _Files, data: DictConfig, split: str) -> None:
+    """Download what is missing of a public set's files, and refuse altered ones."""
+    folder, known = data_folder(data), _known_hashes()
+    if files.note is None:
         fetch(data.name, split, folder)
-    paths = [folder / f"{stem}.{language}" for language in (public.src, public.tgt)]
-    known = _known_hashes()
-    for path in paths:
-        expected = known.get(str(path.relative_to(folder)))
-        if expected and path.exists() and (found := sha256(path)) != expected:
-            raise UsageError(
-                f"{path} is not the published file: SHA-256 {found[:16]}... "
-                f"instead of {expected[:16]}.... Restore it; "
-                f"your own files go in data.{split}_src and data.{split}_tgt"
-            )
-    return paths, note
+    for path in (files.src, files.tgt):
+        digest = known.get(str(path.relative_to(folder)))
+        if digest and path.exists():
+            advice = f"Restore it; your own files go in data.{split}_src and data.{split}_tgt"
+            check_sha256(path, digest, advice)
 
 
 def _known_hashes() -> dict[str, str]:

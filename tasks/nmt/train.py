@@ -33,7 +33,9 @@ def train(cfg: DictConfig) -> None:
     vocabulary = Vocabulary.of(corpus.train, cfg.data.vocabulary_size)
     passes = Passes(corpus.train, vocabulary, cfg.train.batch, cfg.seed)
 
-    with Run(cfg, data=corpus.provenance, backend=backend, unit="words") as run:
+    unk_percent = vocabulary.unk_percent(train=corpus.train, valid=corpus.valid, test=corpus.test)
+    provenance = {**corpus.provenance, "unk_percent": unk_percent}
+    with Run(cfg, data=provenance, backend=backend, unit="words") as run:
         model = build(
             vocabulary, **cfg.model, policy=policy, backend=backend, generator=run.generator
         )

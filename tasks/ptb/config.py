@@ -12,7 +12,7 @@ from structured_dropout.experiment.schema import at_least, positive, rate
 
 
 @dataclass
-class PTB:
+class PublicText:
     name: str = MISSING
     dir: str | None = MISSING
 
@@ -86,6 +86,7 @@ class AWD(Config):
 _store = ConfigStore.instance()
 _store.store("zaremba_schema", Zaremba, package="_global_")
 _store.store("awd_schema", AWD, package="_global_")
-_store.store("ptb_schema", PTB, package="data")
+_store.store("ptb_schema", PublicText, package="data")
+_store.store("wikitext2_schema", PublicText, package="data")
 _store.store("pydoc_schema", PyDoc, package="data")
 _store.store("text_schema", Text, package="data")

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from structured_dropout.experiment.run import LOSS_LIMIT
 from structured_dropout.loss import cross_entropy_
 
 
 @torch.no_grad()
 def perplexity(model: nn.Module, stream: Tensor, batch: int, tokens_a_window: int = 400) -> float:
     """The perplexity of every token of ``stream`` but the first, read in ``batch`` parallel
-    columns.
+    columns; infinite where the model has diverged.
 
     Args:
         tokens_a_window: as many as in a training step (of the small model), so that it needs no
@@ -32,4 +33,5 @@ def perplexity(model: nn.Module, stream: Tensor, batch: int, tokens_a_window: in
         rows = slice(start, start + window)
         logits, state = model(inputs[rows], state)
         total += cross_entropy_(logits.flatten(0, 1), targets[rows].flatten()).item()
-    return math.exp(min(total / (len(stream) - 1), 700.0))
+    loss = total / (len(stream) - 1)
+    return math.exp(loss) if loss <= LOSS_LIMIT else math.inf  # written so that NaN is infinite too

@@ -78,7 +78,7 @@ def test_the_sites_are_redrawn_together_unless_given_apart(compose):
         ),
         ("+dropout.zoneout={h:.1}", "dropout.zoneout: .*c"),
         ("+dropout.cell={case:II,p:[.1]}", "dropout.cell: p has 1 rates for 2 layers"),
-        ("data=multi30k", "data=multi30k is not for task=ptb_small: choose ptb, text, pydoc"),
+        ("data=multi30k", "data=multi30k is not for task=ptb_small: choose ptb, wikitext2, text"),
         ("seed=-1", "seed must be 0 or more"),
         ("model.hidden_size=-1", "model.hidden_size must be positive"),
         ("train.lr=0", "train.lr must be positive"),

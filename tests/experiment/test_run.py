@@ -143,6 +143,25 @@ def test_an_exploding_loss_stops_the_run(launch, tiny_text, tmp_path, lr):
     assert "lower train.lr" in result(tmp_path)["error"]
 
 
+def test_an_explosion_in_the_last_iteration_is_a_failure(launch, tiny_text, tmp_path):
+    exploding = ["train.lr=1e6", "train.clip=1e30", "train.max_iterations=1", "backend=dense"]
+    with pytest.raises(TrainingDiverged, match="valid_perplexity is inf near iteration 1"):
+        launch(*TINY, *tiny_text, *exploding, f"run.dir={tmp_path}")
+    assert result(tmp_path)["status"] == "failed"
+
+
+@pytest.mark.parametrize(("task", "package"), [("columns", "torchcrf"), ("pairs", "onmt")])
+def test_weights_that_exploded_in_the_last_iteration_are_not_scored(
+    launch, request, tmp_path, task, package
+):
+    pytest.importorskip(package)
+    tiny = request.getfixturevalue(f"tiny_{task}")
+    exploding = ["train.lr=1e30", "train.clip=1e30", "train.max_iterations=1", "dropout=none"]
+    with pytest.raises(TrainingDiverged, match=r"a weight of .* near iteration 1: lower train.lr"):
+        launch(*tiny, *exploding, "backend=dense", f"run.dir={tmp_path}")
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", '{"status": "funished"}', '{"statu": "finished"}', "\xff"]
 )

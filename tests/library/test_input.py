@@ -84,6 +84,25 @@ def test_a_text_is_what_it_looks_like(read, tmp_path, lines):
 
 
 @readers
+@pytest.mark.parametrize(
+    ("content", "line"), [(b"a O\rb O\r", 1), (b"a O\r\nb\r O\n", 2), (b"a O\nb O\r\r\n", 2)]
+)
+def test_a_carriage_return_alone_is_an_error(read, tmp_path, content, line):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"file:{line} has a carriage return without a line feed"):
+        read(path)
+
+
+@readers
+def test_what_sticks_to_a_word_unseen_is_told(read, tmp_path, caplog):
+    path = tmp_path / "file"
+    path.write_text("a O\nb\u200b O\n")
+    read(path)
+    assert f"{path}:2 has a character that does not show (U+200B), one of 1" in caplog.text
+
+
+@readers
 @cases
 @given(st.lists(st.sampled_from(pieces), max_size=12).map(b"".join) | st.binary(max_size=40))
 @example(b"a O\nb\0 O\n")

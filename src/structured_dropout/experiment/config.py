@@ -25,6 +25,7 @@ class Task:
     name: str = MISSING
     requires: dict[str, list[str]] = field(default_factory=dict)
     recipe: str = MISSING
+    hashes: str = MISSING
     benchmark: str = MISSING
     parts: list[str] = field(default_factory=lambda: ["model"])
     max_speedup: str | None = None

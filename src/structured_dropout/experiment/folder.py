@@ -7,15 +7,17 @@ import fcntl
 import io
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from structured_dropout.experiment import checkpoint
 from structured_dropout.experiment.errors import Damaged, UsageError
 from structured_dropout.experiment.files import atomic
-from structured_dropout.experiment.identity import signature
+from structured_dropout.experiment.identity import changed, data_hashes, signature
 from structured_dropout.experiment.inputs import sha256
 
 _log = logging.getLogger(__name__)
@@ -125,8 +127,8 @@ def is_done(path: Path, cfg: DictConfig) -> bool:
     """Whether the run of this folder came to its planned end and need not be repeated.
 
     Raises:
-        UsageError: it is a run of another configuration, its summary cannot be read, or the metrics
-            beside it are not those that it was written with.
+        UsageError: it is a run of another configuration or of other data, its summary cannot be
+            read, or the metrics beside it are not those that it was written with.
     """
     _check_configuration(path, cfg)
     summary, metrics = path / "summary.json", path / "metrics.csv"
@@ -135,6 +137,7 @@ def is_done(path: Path, cfg: DictConfig) -> bool:
     try:
         content = json.loads(summary.read_text())
         status, checksum = content["status"], content.get("metrics_sha256")
+        then = data_hashes(content.get("data", {}))
         if status not in _STATUSES:
             raise ValueError(f"status {status!r}")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -148,7 +151,22 @@ def is_done(path: Path, cfg: DictConfig) -> bool:
             f"{metrics} is damaged: restore it, or delete {summary.name} to have both written anew "
             "from the checkpoint"
         )
+    check_data(path, then, hydra.utils.get_method(cfg.task.hashes)(cfg))
     return True
+
+
+def check_data(folder: Path, then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """That the data are those that the run of this folder began with, whose configuration only
+    names them.
+
+    Raises:
+        UsageError: some have another hash.
+    """
+    if others := changed(then, now):
+        raise UsageError(
+            f"the data are not those that this run began with ({', '.join(others)}): restore "
+            f"them, or delete {folder}"
+        )
 
 
 def _check_configuration(folder: Path, cfg: DictConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,20 @@ def signature(cfg: DictConfig) -> str:
 def default_dir(cfg: DictConfig) -> Path:
     """results/runs/<task>/<dropout>/seed<seed>-<signature>, without a time stamp."""
     return Path("results/runs", cfg.task.name, cfg.dropout.name, f"seed{cfg.seed}-{signature(cfg)}")
+
+
+def data_hashes(data: Mapping[str, Any]) -> dict[str, str]:
+    """The hashes in what a run says of its data: those under ``hashes``, and the ``sha256`` of what
+    is named apart, such as word vectors."""
+    apart = {
+        name: part["sha256"]
+        for name, part in data.items()
+        if isinstance(part, Mapping) and "sha256" in part
+    }
+    return {**data.get("hashes", {}), **apart}
+
+
+def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of data that have another hash now. What only one of the two has cannot be
+    compared."""
+    return [name for name, digest in now.items() if then.get(name, digest) != digest]

@@ -35,17 +35,16 @@ from structured_dropout.experiment.errors import (
     TrainingDiverged,
     UsageError,
 )
-from structured_dropout.experiment.folder import RunFolder
-from structured_dropout.experiment.identity import identity, signature
+from structured_dropout.experiment.folder import RunFolder, check_data
+from structured_dropout.experiment.identity import data_hashes, identity, signature
 from structured_dropout.experiment.progress import Progress
 from structured_dropout.experiment.tracking import open_tracker
 
 Batch = TypeVar("Batch")
 _log = logging.getLogger(__name__)
 
-_LOSS_LIMIT = (
-    100.0  # nats a unit; an untrained model is near the logarithm of its number of classes
-)
+LOSS_LIMIT = 100.0  # nats a unit; an untrained model is near the logarithm of its number of classes
+_WEIGHT_LIMIT = 1e6  # a sigmoid is 0 or 1 long before
 _LOOK_EVERY = 20  # iterations between looks at the loss, each of which waits for the device
 
 
@@ -188,6 +187,7 @@ class Run:
             self._at.batch += 1
             self._at.iterations += 1
             self._after_iteration()
+        self._look_at_weights()
         self._save()
         self._begin_evaluation()
 
@@ -201,6 +201,7 @@ class Run:
         """Write the epoch's metrics and its checkpoint."""
         self._evaluates = False
         self._look_at_loss()
+        self._look_at(metrics)
         row = {
             "epoch": self._at.epoch + 1,
             "iterations": self._at.iterations,
@@ -233,6 +234,7 @@ class Run:
         """Write the summary of a training that came to its planned end; ``notes`` say how a metric
         was computed."""
         self._evaluates = False
+        self._look_at(metrics)
         last = {
             name: x
             for name, x in self._history[-1].items()
@@ -247,18 +249,14 @@ class Run:
         )
 
     def _check(self, state: dict[str, Any]) -> None:
-        """That a checkpoint is of this configuration and these data; the configuration only names
-        their files."""
+        """That a checkpoint is of this configuration and these data."""
         if state.get("config") != identity(self.cfg):
             raise UsageError(
                 f"the checkpoint in {self._folder.path} is of another configuration: choose "
                 "another run.dir"
             )
-        if state.get("data", self._data) != self._data:
-            raise UsageError(
-                "the data are not those that this run began with: restore them, or delete "
-                f"{self._folder.path}"
-            )
+        then = data_hashes(state.get("data", {}))
+        check_data(self._folder.path, then, data_hashes(self._data))
 
     def _restore(self, objects: dict[str, Stateful], state: dict[str, Any]) -> None:
         for name, kept in objects.items():
@@ -320,14 +318,28 @@ class Run:
             f"iteration {self._at.iterations}; the same command goes on from there"
         )
 
+    def _look_at(self, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                self._diverged(f"{name} is {value}")
+
+    def _look_at_weights(self) -> None:
+        """What the last iteration of an epoch spoils, no loss shows."""
+        for name, weight in self._kept["model"].state_dict().items():
+            if not (weight.abs() <= _WEIGHT_LIMIT).all():  # written so that NaN fails too
+                self._diverged(f"a weight of {name} is {weight.abs().max().item():.4g}")
+
+    def _diverged(self, what: str) -> NoReturn:
+        raise TrainingDiverged(
+            f"{what} near iteration {self._at.iterations}: lower train.lr or train.clip; "
+            f"{self._folder.path} keeps the last checkpoint"
+        )
+
     def _look_at_loss(self) -> None:
         for loss, units in self._unseen:
             value = loss.item()
-            if not abs(value) <= _LOSS_LIMIT:  # written so that NaN fails too
-                raise TrainingDiverged(
-                    f"the training loss is {value:.4g} near iteration {self._at.iterations}: "
-                    f"lower train.lr or train.clip; {self._folder.path} keeps the last checkpoint"
-                )
+            if not abs(value) <= LOSS_LIMIT:  # written so that NaN fails too
+                self._diverged(f"the training loss is {value:.4g}")
             self._at.loss += value * units
             self._at.units += units
         self._unseen.clear()

@@ -47,6 +47,18 @@ def test_only_spaces_tabs_and_line_feeds_separate(tmp_path):
     assert read(tmp_path, "a\u00a0b O\nc\u2028d O\n") == [Sentence(["a\u00a0b", "c\u2028d"], [])]
 
 
+@pytest.mark.parametrize("character", ["\u00a0", "\u200b", "\ufeff"])
+def test_what_sticks_to_a_word_unseen_is_told(tmp_path, caplog, character):
+    found = read(tmp_path, f"a O\nb{character} O\n\n{character}c O\n")
+    assert [word for sentence in found for word in sentence.words] == [
+        "a", f"b{character}", f"{character}c",
+    ]  # fmt: skip
+    (record,) = caplog.records
+    assert f"file:2 has a character that does not show (U+{ord(character):04X}), one of 2" in (
+        record.getMessage()
+    )
+
+
 def test_what_is_written_can_be_read(tmp_path):
     text = conll.write(["EU", "rejects"], ["B-ORG", "O"]) + conll.write(
         ["Ann", "Lee", "."], ["B-PER", "I-PER", "O"]
@@ -64,6 +76,10 @@ def test_what_is_written_can_be_read(tmp_path):
             "file:4: I-LOC after O is not allowed in BIO2; if the file is in IOB1 or IOBES",
         ),
         ("a O\nb Q-LOC\n", "file:2: 'Q-LOC' is no tag of BIO2"),
+        ("a O\nb B-LOC\u200b\n", r"file:2 has a tag with a character .*: 'B-LOC\\u200b'"),
+        ("a O\nb B-LOC\u00a0\n", r"file:2 has a tag with a character .*: 'B-LOC\\xa0'"),
+        ("a O\nb \ufeffO\n", r"file:2 has a tag with a character .*: '\\ufeffO'"),
+        (TEXT.replace("\n", "\r"), "file:1 has a carriage return without a line feed"),
         ("", "file has no sentence"),
         ("-DOCSTART- O\n\n\n", "file has no sentence"),
         (b"a O\nb \xff O\n", "file:2 is not UTF-8: byte 0xff"),
@@ -104,7 +120,7 @@ def test_altered_or_missing_conll03(real_data, tmp_path):
     (tmp_path / "conll03").mkdir()
     content = Path(real_data, "conll03", "train.txt").read_bytes()
     (tmp_path / "conll03" / "train.txt").write_bytes(content.replace(b"EU", b"UE", 1))
-    with pytest.raises(UsageError, match=r"train.txt is not the file that the results are for"):
+    with pytest.raises(UsageError, match=r"train.txt is not the published file: .* Restore it"):
         load()
 
 
@@ -140,6 +156,51 @@ def test_bad_vectors(compose, tmp_path, name, content, message):
         glove(compose, tmp_path / "nowhere.txt")
 
 
+WORD2VEC = "3 2\nthe .5 -1 \nnew york 1e-1 2 \n16 6 7 \n"
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_vectors_under_a_header_of_word2vec(compose, tmp_path, ends):
+    """Whose program ends each line with a space."""
+    (tmp_path / "a.vec").write_text(WORD2VEC, newline=ends)
+    pretrained = glove(compose, tmp_path / "a.vec")
+    assert list(pretrained.index) == ["the", "new york", "16"]
+    assert pretrained.vectors.tolist() == [[0.5, -1], [torch.tensor(0.1).item(), 2], [6, 7]]
+
+
+def test_vectors_of_one_number_have_no_header_but_its_own(compose, tmp_path):
+    (tmp_path / "a.txt").write_text("16 6\nthe 2\n")
+    assert glove(compose, tmp_path / "a.txt").find("16").tolist() == [6]
+    (tmp_path / "a.txt").write_text("2 1\n16 6\nthe 2\n")
+    assert list(glove(compose, tmp_path / "a.txt").index) == ["16", "the"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (WORD2VEC.replace("3 2", "4 2", 1), "a.vec:1 announces 4 words, but 3 lines follow"),
+        (WORD2VEC.replace("3 2", "3 4", 1), "a.vec:2 is no word with 4 numbers"),
+        ("16 6\n", "a.vec:1 announces 16 words, but 0 lines follow"),
+    ],
+)
+def test_a_header_that_does_not_fit_its_vectors(compose, tmp_path, text, message):
+    (tmp_path / "a.vec").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        glove(compose, tmp_path / "a.vec")
+
+
+def test_it_is_told_how_many_words_have_a_vector(compose, tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "a.txt").write_text("eu 1 2\nof 3 4\n")
+    pretrained = glove(compose, tmp_path / "a.txt")
+    assert embeddings.coverage(pretrained, {"EU", "of", "Rome"}) == {"words": 3, "found": 2}
+    assert "2 of 3 words of the training sentences have a vector" in caplog.text
+    with pytest.raises(UsageError, match=r"0 of 1 words of the training .* have a vector in a.txt"):
+        embeddings.coverage(pretrained, {"Rome"})
+    random = embeddings.load(compose("task=ner_conll03", "embeddings=random"))
+    assert embeddings.coverage(random, {"Rome"}) == {}
+
+
 def test_vocabulary(compose, tmp_path):
     (tmp_path / "glove.txt").write_text("eu 1 2\noslo 3 4\nrome 5 6\n")
     pretrained = glove(compose, tmp_path / "glove.txt")
@@ -154,6 +215,8 @@ def test_vocabulary(compose, tmp_path):
     vectors = vocabulary.vectors(pretrained)
     assert vectors[[1, 3]].tolist() == [[1, 2], [3, 4]]
     assert vectors.abs()[[0, 2]].max() <= 1.5**0.5
+    splits = {"train": train, "valid": train, "test": [Sentence(["b", "c", "EU", "Oslo"], [])]}
+    assert vocabulary.unk_percent(**splits) == {"train": 25, "valid": 25, "test": 50}
     wider = vocabulary.with_words({"Rome", "EU", "Paris"}, pretrained)
     assert wider.words == [*vocabulary.words, "Rome"]
     assert wider.vectors(pretrained, start=4).tolist() == [[5, 6]]

@@ -140,6 +140,10 @@ def test_the_vocabulary_is_the_most_frequent_words():
     vocabulary = Vocabulary.of(Pairs(["a b b", "b c c"], ["x", "y y"]), size=2)
     assert vocabulary.words("src") == ["<unk>", "<blank>", "b", "c"]
     assert vocabulary.words("tgt") == ["<unk>", "<blank>", "<s>", "</s>", "y", "x"]
+    told = vocabulary.unk_percent(
+        train=Pairs(["a b b", "b c c"], ["x", "y y"]), test=Pairs(["b d"], ["x"])
+    )
+    assert told == {"src": {"train": 16.67, "test": 50}, "tgt": {"train": 0, "test": 0}}
     again = Vocabulary(vocabulary.state_dict())
     assert again.state_dict() == vocabulary.state_dict()
     assert again.fields["src"].base_field.vocab.stoi["never seen"] == 0

@@ -5,7 +5,8 @@ import torch
 from omegaconf import OmegaConf
 
 from structured_dropout.experiment.errors import UsageError
-from tasks.ptb.data import VariableWindows, Windows, load
+from tasks.ptb import data
+from tasks.ptb.data import VariableWindows, Windows, load, tokens
 
 
 def text(tmp_path, train=b"a b c\nb c\n", valid=b"a b\n", test=b"c d\n", vocabulary_size=10):
@@ -34,6 +35,30 @@ def test_text(tmp_path):
         "<unk>",
         "<eos>",
     ]
+
+
+def test_it_is_told_how_many_words_are_unknown(tmp_path, caplog):
+    caplog.set_level("INFO")
+    provenance = text(tmp_path, vocabulary_size=None).provenance
+    assert provenance["unk_percent"] == {"train": 0.0, "valid": 0.0, "test": 33.33}
+    assert provenance["exact"]
+    assert "unknown tokens: 0.0% of train, 0.0% of valid, 33.3% of test" in caplog.text
+    assert "33.3% of the tokens of test are unknown, so that its score says little" in caplog.text
+    assert "the training text has no <unk>, so that the model learns none" in caplog.text
+    caplog.clear()
+    prepared = text(tmp_path, train=b"a <unk>\n", test=b"b a\n", vocabulary_size=None).provenance
+    assert prepared["unk_percent"] == {"train": 33.33, "valid": 33.33, "test": 33.33}
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_words_that_are_cut_are_told(tmp_path):
+    provenance = text(tmp_path, vocabulary_size=2).provenance
+    assert not provenance["exact"]
+    assert provenance["note"] == "the 2 most frequent of 4 words, the others are <unk>"
+
+
+def test_own_text_keeps_all_its_words(compose):
+    assert compose("task=ptb_small", "data=text").data.vocabulary_size is None
 
 
 def test_the_end_of_a_line_is_what_it_looks_like(tmp_path):
@@ -97,6 +122,35 @@ def test_real_ptb(real_data):
     assert corpus.provenance["exact"]
 
 
+def test_wikitext_counts_the_ends_of_empty_lines():
+    text = " \n = A = \n \n b <unk> \n"
+    assert tokens(text, empty_lines=True) == [
+        "<eos>", "=", "A", "=", "<eos>", "<eos>", "b", "<unk>", "<eos>",
+    ]  # fmt: skip
+    assert tokens(text) == ["=", "A", "=", "<eos>", "b", "<unk>", "<eos>"]
+
+
+def wikitext2(folder: Path):
+    return load(OmegaConf.create({"name": "wikitext2", "dir": str(folder)}))
+
+
+def test_wikitext2_is_counted_as_published(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"wiki.train.tokens is missing: unpack wikitext-2-v1.zip"):
+        wikitext2(tmp_path)
+    (tmp_path / "wikitext-2").mkdir()
+    for split in data.SPLITS:
+        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(" \n a <unk> \n")
+    with pytest.raises(
+        UsageError, match=r"wiki.train.tokens has 4 tokens, WikiText-2 has 2,088,628"
+    ):
+        wikitext2(tmp_path)
+    monkeypatch.setattr(data, "_WIKITEXT2", dict.fromkeys(data.SPLITS, 4))
+    with pytest.raises(UsageError, match=r"have 3 different words, WikiText-2 has 33,278"):
+        wikitext2(tmp_path)
+    monkeypatch.setattr(data, "WIKITEXT2_TYPES", 3)
+    assert words(wikitext2(tmp_path), "test") == ["<eos>", "a", "<unk>", "<eos>"]
+
+
 def test_altered_ptb_is_refused(real_data, tmp_path):
     (tmp_path / "ptb").mkdir()
     for split in ("train", "valid", "test"):
@@ -104,7 +158,5 @@ def test_altered_ptb_is_refused(real_data, tmp_path):
         (tmp_path / "ptb" / f"ptb.{split}.txt").write_bytes(
             content[:1000] if split == "train" else content
         )
-    with pytest.raises(
-        UsageError, match=r"ptb.train.txt is not Mikolov's file: .* lines instead of 42,068"
-    ):
+    with pytest.raises(UsageError, match=r"ptb.train.txt is not the published file: .* Delete it"):
         load(OmegaConf.create({"name": "ptb", "dir": str(tmp_path)}))
