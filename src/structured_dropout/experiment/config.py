@@ -56,7 +56,8 @@ class Precision:
 
 @dataclass
 class Tracker:
-    name: str = MISSING
+    wandb: bool = False
+    tensorboard: bool = False
     project: str | None = None
     entity: str | None = None
     group: str | None = None
