@@ -92,7 +92,6 @@ def test_the_sites_are_redrawn_together_unless_given_apart(compose):
         ("+droput=nr_st", r"there is no key droput: did you mean dropout\?"),
         ("+train.epohs=3", r"there is no key train.epohs: did you mean train.epochs\?"),
         ("+task.rates.hr=.3", r"there is no key task.rates.hr: did you mean task.rates.rh\?"),
-        ("checkpoint=x", "checkpoint= is for using a trained model: a training does not read it"),
         ("input=x", "input= is for using a trained model: a training does not read it"),
         ("mode=tag", "task=ptb_small has no mode=tag: choose train"),
         ("train.lr='${seeds}'", "Interpolation key 'seeds' not found"),

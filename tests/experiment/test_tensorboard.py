@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tensorboard")
-from running import ROOT, command, rows, stop_after_first_checkpoint  # noqa: E402
-from tensorboard.backend.event_processing.event_accumulator import (  # noqa: E402
+from running import ROOT, command, rows, stop_after_first_checkpoint
+from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from structured_dropout.experiment.errors import UsageError  # noqa: E402
-from structured_dropout.experiment.tracking import open_tracker  # noqa: E402
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.tracking import open_tracker
 
 
 def events(folder: Path) -> EventAccumulator:
