@@ -11,11 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 wandb = pytest.importorskip("wandb")
+import yaml  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from running import ROOT, command, stop_after_first_checkpoint  # noqa: E402
 from wandb.proto.wandb_internal_pb2 import Record  # noqa: E402
+from wandb.sdk.launch.sweeps import utils as sweeps  # noqa: E402
 
 from scripts.measure.track import track  # noqa: E402
+from structured_dropout.experiment import settings  # noqa: E402
 from structured_dropout.experiment.tracking import open_tracker  # noqa: E402
 
 BLOCK = 32768  # bytes, of the log
@@ -154,3 +157,31 @@ def test_the_users_mode_counts_before_a_login(
     monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options["mode"]))
     open_tracker(compose("tracker=wandb", *overrides).tracker, {}, "name", None, tmp_path)
     assert asked == [mode]
+
+
+@pytest.mark.parametrize("dropout", ["nr_st", "nr_rh_st"])
+def test_the_sweep_file_is_a_command_that_trains(compose, dropout):
+    """As W&B's agent makes it of the values that the server chose."""
+    sweep = yaml.safe_load((ROOT / "docs/sweep.yaml").read_text())
+    chosen = {"dropout": dropout, "task.rates.nr": 0.25}
+    parameters = {
+        name: {"value": values.get("value", chosen.get(name))}
+        for name, values in sweep["parameters"].items()
+    }
+    words = {
+        **sweeps.create_sweep_command_args({"args": parameters}),
+        "program": [sweep["program"]],
+    }
+    command = [
+        word
+        for chunk in sweeps.create_sweep_command(sweep["command"])
+        for word in (words[chunk[2:-1]] if chunk.startswith("${") else [chunk])
+    ]
+    assert command[:2] == ["python", "run.py"]
+    cfg = compose(*command[2:])
+    settings.check(cfg)
+    assert cfg.tracker.wandb
+    assert cfg.dropout.name == dropout
+    assert cfg.dropout.nr.p == 0.25
+    objective = cfg.task.objective
+    assert sweep["metric"] == {"name": objective.metric, "goal": objective.direction}
