@@ -53,6 +53,7 @@ class SweepReport(Callback):
             print(expected, flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        assert job_return.cfg is not None
         value, folder = job_return._return_value, job_return.cfg.run.dir
         error = value if isinstance(value, str) else None
         if self._outcomes is None or (value is None and folder is None):

@@ -62,7 +62,7 @@ def train(cfg: DictConfig) -> None:
         best = Best(model, higher_is_better=True)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
         valid, test = (
-            sentences[: run.evaluated(split, len(sentences), cfg.train.batch)]
+            sentences[: run.evaluation_size(split, len(sentences), cfg.train.batch)]
             for split, sentences in (("valid", corpus.valid), ("test", corpus.test))
         )
 

@@ -40,8 +40,8 @@ def train(cfg: DictConfig) -> None:
         model.to(run.device)
         optimizer = build_optimizer(model, cfg.train)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary)
-        valid = corpus.valid.first(run.evaluated("valid", len(corpus.valid), cfg.train.batch))
-        test = corpus.test.first(run.evaluated("test", len(corpus.test), cfg.train.batch))
+        valid = corpus.valid.first(run.evaluation_size("valid", len(corpus.valid), cfg.train.batch))
+        test = corpus.test.first(run.evaluation_size("test", len(corpus.test), cfg.train.batch))
 
         for epoch in run.epochs():
             model.train()

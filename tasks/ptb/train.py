@@ -38,8 +38,8 @@ def train(cfg: DictConfig) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr)
         run.keep(model=model, optimizer=optimizer)
         window = cfg.train.batch * (cfg.train.bptt + 1)  # tokens
-        valid_text = corpus.valid[: run.evaluated("valid", len(corpus.valid), window)]
-        test_text = corpus.test[: run.evaluated("test", len(corpus.test), window)]
+        valid_text = corpus.valid[: run.evaluation_size("valid", len(corpus.valid), window)]
+        test_text = corpus.test[: run.evaluation_size("test", len(corpus.test), window)]
 
         for epoch in run.epochs():
             optimizer.param_groups[0]["lr"] = cfg.train.lr / cfg.train.decay ** max(

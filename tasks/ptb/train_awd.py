@@ -44,8 +44,8 @@ def train(cfg: DictConfig) -> None:
         best = Best(model, higher_is_better=False)
         run.keep(model=model, optimizer=optimizer, best=best)
         window = cfg.train.batch * (cfg.train.bptt + 1)  # tokens
-        valid_text = corpus.valid[: run.evaluated("valid", len(corpus.valid), window)]
-        test_text = corpus.test[: run.evaluated("test", len(corpus.test), window)]
+        valid_text = corpus.valid[: run.evaluation_size("valid", len(corpus.valid), window)]
+        test_text = corpus.test[: run.evaluation_size("test", len(corpus.test), window)]
 
         for epoch in run.epochs():
             windows = data.VariableWindows(

@@ -180,7 +180,7 @@ class Run:
             self._origin = load_weights(self.cfg, objects, self._data)
         self._kept = objects
 
-    def evaluated(self, split: str, size: int, per_iteration: int) -> int:
+    def evaluation_size(self, split: str, size: int, per_iteration: int) -> int:
         """How much of a split is evaluated: in a trial no more than it trains on.
 
         Args:
