@@ -6,6 +6,7 @@ python run.py task=nmt_de_en mode=translate checkpoint=CHECKPOINT input=FILE
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -27,6 +28,7 @@ from structured_dropout.experiment.errors import (
     TrainingDiverged,
     UsageError,
 )
+from structured_dropout.experiment.finetuning import digest
 from structured_dropout.experiment.folder import is_done
 from structured_dropout.experiment.identity import default_dir
 
@@ -35,8 +37,12 @@ _log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> str:
-    """Train, or find it done. Returns the path of the summary, or in a sweep an ``error: ...``."""
+def main(cfg: DictConfig) -> float | str | None:
+    """Train, or find it done.
+
+    Returns the task's objective, for a sweeper that optimizes it; an ``error: ...`` of a run that
+    does not end the sweep; None where nothing was trained.
+    """
     # What a trained model gives goes to stdout alone.
     stream = sys.stdout if cfg.mode == "train" else sys.stderr
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream, force=True)
@@ -45,11 +51,11 @@ def main(cfg: DictConfig) -> str:
         if cfg.only is not None and not sweep:
             raise UsageError("only= chooses among the runs of a sweep: add -m, or leave it out")
         if cfg.only is not None and f"{cfg.task.name}/{cfg.dropout.name}" not in cfg.only:
-            return ""
+            return None
         settings.check(cfg)
         if cfg.mode != "train":
             hydra.utils.get_method(cfg.task.modes[cfg.mode])(cfg)
-            return ""
+            return None
         folder = prepare(cfg)
         if is_done(folder, cfg):
             _log.info("already done, nothing to run")
@@ -71,13 +77,19 @@ def main(cfg: DictConfig) -> str:
             raise
         _log.exception("error: %s", type(error).__name__)
         return f"error: {type(error).__name__}: {error}"
-    _log.info("summary: %s", folder / "summary.json")
-    return str(folder / "summary.json")
+    summary = folder / "summary.json"
+    _log.info("summary: %s", summary)
+    objective: float | None = json.loads(summary.read_text())["metrics"].get(
+        cfg.task.objective.metric
+    )
+    return objective
 
 
 def prepare(cfg: DictConfig) -> Path:
     """Settle the run's folder."""
     job = HydraConfig.get()
+    if cfg.checkpoint is not None:
+        cfg.checkpoint_sha256 = digest(Path(cfg.checkpoint))
     if cfg.run.dir is None:
         cfg.run.dir = str(default_dir(cfg))
     elif job.mode == RunMode.MULTIRUN:
@@ -92,5 +104,8 @@ if __name__ == "__main__":
     # A scheduler's SIGTERM is like Ctrl-C, before the training too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and what it says becomes one line here
-    with explained(sys.argv[1:], CONF):
-        main()
+    try:
+        with explained(sys.argv[1:], CONF):
+            main()
+    except KeyboardInterrupt:  # between the runs of a sweep
+        sys.exit(130)

@@ -81,7 +81,7 @@ def hashes(command: str) -> dict[str, str]:
 
 def run_again(command: str, folder: Path) -> dict[str, Any]:
     """The summary that the command leaves in this folder."""
-    kept = [override for override in overrides_of(command) if not override.startswith("run.dir=")]
+    kept = [override for override in overrides_of(command) if not override.startswith("run.")]
     process = subprocess.run(
         [sys.executable, "run.py", *kept, "tracker=console", f"run.dir={folder}"], cwd=ROOT
     )

@@ -19,7 +19,7 @@ from structured_dropout.experiment.errors import UsageError
 Summary = dict[str, Any]
 ABSENT = "—"
 # Overrides that have a column of their own, or say only where a run is.
-_OWN_COLUMN = ("task=", "dropout=", "backend=", "precision=", "seed=", "run.dir=", "only=")
+_OWN_COLUMN = ("task=", "dropout=", "backend=", "precision=", "seed=", "run.", "only=")
 
 
 def show(paths: list[Path], speedup: bool) -> None:

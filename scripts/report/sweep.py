@@ -23,11 +23,8 @@ class Outcome(NamedTuple):
 
     job: int
     overrides: list[str]
-    value: str  # what run.py returned: the path of a summary, or an error
-
-    @property
-    def failed(self) -> bool:
-        return self.value.startswith("error:")
+    summary: str | None  # its path
+    error: str | None
 
 
 class SweepReport(Callback):
@@ -46,6 +43,7 @@ class SweepReport(Callback):
         self._outcomes: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _check_direction(config)
         folder = Path(config.hydra.sweep.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         self._outcomes = folder / f"outcomes-{os.getpid()}.jsonl"
@@ -55,10 +53,14 @@ class SweepReport(Callback):
             print(expected, flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        value = job_return._return_value
-        if self._outcomes is None or not isinstance(value, str) or not value:
+        assert job_return.cfg is not None
+        value, folder = job_return._return_value, job_return.cfg.run.dir
+        error = value if isinstance(value, str) else None
+        if self._outcomes is None or (value is None and folder is None):
             return  # nothing was trained
-        outcome = Outcome(config.hydra.job.num, list(job_return.overrides or []), value)
+        summary = None if error else str(Path(folder) / "summary.json")
+        overrides = list(job_return.overrides or [])
+        outcome = Outcome(config.hydra.job.num, overrides, summary, error)
         with open(self._outcomes, "a") as file:
             file.write(json.dumps(outcome._asdict()) + "\n")
 
@@ -79,10 +81,21 @@ class SweepReport(Callback):
         assert self._outcomes is not None
         lines = self._outcomes.read_text().splitlines() if self._outcomes.exists() else []
         outcomes = sorted((Outcome(**json.loads(line)) for line in lines), key=lambda o: o.job)
-        done = [Path(outcome.value) for outcome in outcomes if not outcome.failed]
+        done = [Path(outcome.summary) for outcome in outcomes if outcome.summary]
         if done:
             show(done, speedup=True)
-        failed = [outcome for outcome in outcomes if outcome.failed]
+        failed = [outcome for outcome in outcomes if outcome.error]
         for outcome in failed:
-            print(f"{' '.join(outcome.overrides)}: {outcome.value}", file=sys.stderr)
+            print(f"{' '.join(outcome.overrides)}: {outcome.error}", file=sys.stderr)
         return len(failed)
+
+
+def _check_direction(config: DictConfig) -> None:
+    """That a sweeper that optimizes does so in the direction that is better for this task."""
+    chosen = config.hydra.sweeper.get("direction")
+    objective = config.task.objective
+    if chosen is not None and getattr(chosen, "name", chosen) != objective.direction:
+        sys.exit(
+            f"error: {objective.metric} is to {objective.direction}: "
+            f"hydra.sweeper.direction={objective.direction}"
+        )

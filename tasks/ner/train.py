@@ -39,9 +39,6 @@ def train(cfg: DictConfig) -> None:
         )
         for sentence in corpus.train
     ]
-    valid, test = (
-        [encode(vocabulary, s.words) for s in split] for split in (corpus.valid, corpus.test)
-    )
 
     trained = {word for sentence in corpus.train for word in sentence.words}
     found = embeddings.coverage(pretrained, trained)
@@ -71,6 +68,10 @@ def train(cfg: DictConfig) -> None:
         )
         best = Best(model, higher_is_better=True)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
+        valid, test = (
+            sentences[: run.evaluation_size(split, len(sentences), cfg.train.batch)]
+            for split, sentences in (("valid", corpus.valid), ("test", corpus.test))
+        )
 
         for epoch in run.epochs():
             optimizer.param_groups[0]["lr"] = cfg.train.lr / (1 + cfg.train.decay * (epoch - 1))
@@ -80,15 +81,15 @@ def train(cfg: DictConfig) -> None:
                 loss = step(model, optimizer, batch.to(run.device), cfg.train.clip, run.autocast)
                 run.record(loss / len(batch.words), units=len(batch.words))
             with run.autocast:
-                predicted = predict(model, vocabulary, valid)
-            f1 = score(predicted, corpus.valid)["f1"]
+                predicted = predict(model, vocabulary, [encode(vocabulary, s.words) for s in valid])
+            f1 = score(predicted, valid)["f1"]
             best.update(f1)
             run.end_epoch(valid_f1=f1)
 
         best.restore()
         with run.autocast:
-            predicted = predict(model, vocabulary, test)
-        scores = score(predicted, corpus.test)
+            predicted = predict(model, vocabulary, [encode(vocabulary, s.words) for s in test])
+        scores = score(predicted, test)
         run.finish(
             valid_f1=best.metric, **{f"test_{name}": value for name, value in scores.items()}
         )

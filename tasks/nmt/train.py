@@ -42,6 +42,8 @@ def train(cfg: DictConfig) -> None:
         model.to(run.device)
         optimizer = build_optimizer(model, cfg.train)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary)
+        valid = corpus.valid.first(run.evaluation_size("valid", len(corpus.valid), cfg.train.batch))
+        test = corpus.test.first(run.evaluation_size("test", len(corpus.test), cfg.train.batch))
 
         for epoch in run.epochs():
             model.train()
@@ -53,14 +55,14 @@ def train(cfg: DictConfig) -> None:
                 loss = step(model, optimizer, src, lengths, tgt, run.autocast)
                 run.record(loss / words, units=words)
             with run.autocast:
-                valid = translate(
-                    model, vocabulary, corpus.valid.src, beam=1, options=cfg.translate
+                translations = translate(
+                    model, vocabulary, valid.src, beam=1, options=cfg.translate
                 )
-            run.end_epoch(valid_bleu=bleu(valid, corpus.valid.tgt))
+            run.end_epoch(valid_bleu=bleu(translations, valid.tgt))
 
         with run.autocast:
-            test = translate(model, vocabulary, corpus.test.src, cfg.translate.beam, cfg.translate)
-        test_bleu = bleu(test, corpus.test.tgt)
+            translations = translate(model, vocabulary, test.src, cfg.translate.beam, cfg.translate)
+        test_bleu = bleu(translations, test.tgt)
         run.finish(
             notes={"bleu": signature()}, test_bleu=test_bleu
         )  # the signature is known once there is a score

@@ -37,6 +37,9 @@ def train(cfg: DictConfig) -> None:
         model.to(run.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr)
         run.keep(model=model, optimizer=optimizer)
+        window = cfg.train.batch * (cfg.train.bptt + 1)  # tokens
+        valid_text = corpus.valid[: run.evaluation_size("valid", len(corpus.valid), window)]
+        test_text = corpus.test[: run.evaluation_size("test", len(corpus.test), window)]
 
         for epoch in run.epochs():
             optimizer.param_groups[0]["lr"] = cfg.train.lr / cfg.train.decay ** max(
@@ -57,11 +60,11 @@ def train(cfg: DictConfig) -> None:
                 run.record(loss, units=targets.numel())
             run.carry.clear()
             with run.autocast:
-                valid = perplexity(model, corpus.valid, batch=cfg.train.batch)
+                valid = perplexity(model, valid_text, batch=cfg.train.batch)
             run.end_epoch(valid_perplexity=valid)
 
         with run.autocast:
-            test = perplexity(model, corpus.test, batch=1)
+            test = perplexity(model, test_text, batch=1)
         run.finish(test_perplexity=test)
 
 

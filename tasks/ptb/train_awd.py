@@ -43,6 +43,9 @@ def train(cfg: DictConfig) -> None:
         )
         best = Best(model, higher_is_better=False)
         run.keep(model=model, optimizer=optimizer, best=best)
+        window = cfg.train.batch * (cfg.train.bptt + 1)  # tokens
+        valid_text = corpus.valid[: run.evaluation_size("valid", len(corpus.valid), window)]
+        test_text = corpus.test[: run.evaluation_size("test", len(corpus.test), window)]
 
         for epoch in run.epochs():
             windows = data.VariableWindows(
@@ -63,14 +66,14 @@ def train(cfg: DictConfig) -> None:
                 run.record(loss, units=targets.numel())
             run.carry.clear()
             with optimizer.averaged(), run.autocast:
-                valid = perplexity(model, corpus.valid, batch=10)
+                valid = perplexity(model, valid_text, batch=10)
                 best.update(valid)
             optimizer.end_epoch(valid)
             run.end_epoch(valid_perplexity=valid)
 
         best.restore()
         with run.autocast:
-            test = perplexity(model, corpus.test, batch=1)
+            test = perplexity(model, test_text, batch=1)
         run.finish(valid_perplexity=best.metric, test_perplexity=test)
 
 

@@ -1,7 +1,15 @@
 """A sweep runs what is missing, survives a run that fails, and ends with a comparison; the presets
 run end to end."""
 
+import json
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
+from omegaconf import OmegaConf
+from running import ROOT
 
 
 @pytest.fixture
@@ -74,3 +82,42 @@ def test_a_sweep_on_a_local_ray_ends_with_the_same_comparison(sweep, tmp_path):
     assert result.returncode == 1
     assert result.stdout.count("(truncated)") == 1
     assert "error: backend fused cannot run this" in result.stderr
+
+
+def test_optuna_optimizes_the_objective_of_the_task(sweep, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper.optuna_sweeper")
+    result = sweep("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "train.lr=interval(.5,2)",
+                   "hydra.sweeper.direction=minimize", "backend=dense")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("0/13 (truncated)") == 2
+    paths = (tmp_path / "results/runs").rglob("summary.json")
+    found = {path: json.loads(path.read_text())["metrics"]["valid_perplexity"] for path in paths}
+    assert len(found) == 2
+    best = OmegaConf.load(tmp_path / "multirun/optimization_results.yaml")
+    assert best.best_value == min(found.values())
+    config = OmegaConf.load(min(found, key=found.get).with_name("config.yaml"))
+    assert best.best_params["train.lr"] == config.train.lr
+
+
+def test_ctrl_c_in_the_second_run_ends_with_the_table_of_the_first(tiny_text, tmp_path):
+    arguments = ["task=ptb_small", "backend=dense", "seed=1,2", "train.epochs=4"]
+    arguments += ["train.checkpoint_iterations=1"]
+    sweep = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), "-m", *arguments, *tiny_text],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/runs/*/*/seed2-*/checkpoint.pt")):
+        assert sweep.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    sweep.send_signal(signal.SIGINT)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130
+    assert "Traceback" not in output
+    assert "stopped by SIGINT" in output
+    (row,) = [line for line in output.splitlines() if line.startswith("│ nr_rh_st")]
+    assert " 4/4 " in row

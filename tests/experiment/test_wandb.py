@@ -6,15 +6,20 @@ import signal
 import struct
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 wandb = pytest.importorskip("wandb")
+import yaml  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from running import ROOT, command, stop_after_first_checkpoint  # noqa: E402
 from wandb.proto.wandb_internal_pb2 import Record  # noqa: E402
+from wandb.sdk.launch.sweeps import utils as sweeps  # noqa: E402
 
 from scripts.measure.track import track  # noqa: E402
+from structured_dropout.experiment import settings  # noqa: E402
+from structured_dropout.experiment.tracking import open_tracker  # noqa: E402
 
 BLOCK = 32768  # bytes, of the log
 
@@ -124,3 +129,59 @@ def test_a_sweep_is_a_group(sweep_in, tiny_text, tmp_path):
     assert result.returncode == 0, result.stderr
     configs = list((tmp_path / "results/runs").rglob("nr_st/*/config.yaml"))
     assert [OmegaConf.load(config).tracker.group for config in configs] == ["quickstart"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "environment", "mode"),
+    [
+        ([], {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": "offline"}, "offline"),
+        ([], {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": "disabled"}, "disabled"),
+        ([], {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": ""}, "online"),
+        (
+            ["tracker.mode=online"],
+            {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": "offline"},
+            "online",
+        ),
+        (["tracker.mode=disabled"], {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": ""}, "disabled"),
+        ([], {"WANDB_MODE": "disabled"}, "disabled"),
+        ([], {"WANDB_MODE": ""}, "offline"),
+    ],
+)
+def test_the_users_mode_counts_before_a_login(
+    compose, tmp_path, monkeypatch, overrides, environment, mode
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(wandb, "api", SimpleNamespace(api_key=environment.get("WANDB_API_KEY")))
+    asked = []
+    monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options["mode"]))
+    open_tracker(compose("tracker=wandb", *overrides).tracker, {}, "name", None, tmp_path)
+    assert asked == [mode]
+
+
+@pytest.mark.parametrize("dropout", ["nr_st", "nr_rh_st"])
+def test_the_sweep_file_is_a_command_that_trains(compose, dropout):
+    """As W&B's agent makes it of the values that the server chose."""
+    sweep = yaml.safe_load((ROOT / "docs/sweep.yaml").read_text())
+    chosen = {"dropout": dropout, "task.rates.nr": 0.25}
+    parameters = {
+        name: {"value": values.get("value", chosen.get(name))}
+        for name, values in sweep["parameters"].items()
+    }
+    words = {
+        **sweeps.create_sweep_command_args({"args": parameters}),
+        "program": [sweep["program"]],
+    }
+    command = [
+        word
+        for chunk in sweeps.create_sweep_command(sweep["command"])
+        for word in (words[chunk[2:-1]] if chunk.startswith("${") else [chunk])
+    ]
+    assert command[:2] == ["python", "run.py"]
+    cfg = compose(*command[2:])
+    settings.check(cfg)
+    assert cfg.tracker.wandb
+    assert cfg.dropout.name == dropout
+    assert cfg.dropout.nr.p == 0.25
+    objective = cfg.task.objective
+    assert sweep["metric"] == {"name": objective.metric, "goal": objective.direction}

@@ -1,6 +1,7 @@
 """The table at a sweep's end, and the hours before its beginning."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from omegaconf import OmegaConf
 
 from scripts.report import comparison
 from scripts.report.forecast import forecast, jobs
-from scripts.report.sweep import SweepReport
+from scripts.report.sweep import SweepReport, _check_direction
 from structured_dropout.experiment.errors import UsageError
 
 
@@ -83,10 +84,32 @@ def test_a_sweep_that_is_stopped_compares_what_it_came_to(add_summary, capsys, t
     report = SweepReport()
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "job": {"num": 0}}})
     report._outcomes = tmp_path / "outcomes.jsonl"
-    done = SimpleNamespace(overrides=[], _return_value=str(add_summary("nr_st", 1, 20.0, 90.0)))
+    folder = add_summary("nr_st", 1, 20.0, 90.0).parent
+    cfg = OmegaConf.create({"run": {"dir": str(folder)}})
+    done = SimpleNamespace(overrides=[], cfg=cfg, _return_value=90.0)
     report.on_job_end(config, done)
     report._compare()  # what atexit calls
     assert "90.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "direction", "refused"),
+    [
+        ("ptb_small", "minimize", None),
+        ("nmt_de_en", "maximize", None),
+        ("ner_conll03", "maximize", None),
+        ("ptb_awd", "maximize", "error: valid_perplexity is to minimize: hydra.sweeper.direction="),
+        ("nmt_en_vi", "minimize", "error: valid_bleu is to maximize: hydra.sweeper.direction="),
+    ],
+)
+def test_a_sweep_that_optimizes_in_the_wrong_direction_is_refused(
+    compose, task, direction, refused
+):
+    config = sweep(compose, [f"task={task}"])
+    config.task = compose(f"task={task}").task
+    config.hydra.sweeper.direction = direction
+    with pytest.raises(SystemExit, match=refused) if refused else nullcontext():
+        _check_direction(config)
 
 
 def sweep(compose, task: list[str], params: dict[str, str] | None = None):

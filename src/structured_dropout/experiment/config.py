@@ -21,6 +21,12 @@ class Rates:
 
 
 @dataclass
+class Objective:
+    metric: str = MISSING
+    direction: str = one_of("minimize", "maximize")
+
+
+@dataclass
 class Task:
     name: str = MISSING
     requires: dict[str, list[str]] = field(default_factory=dict)
@@ -33,6 +39,7 @@ class Task:
     dropouts: list[str] = MISSING
     data: list[str] = MISSING
     baseline: str = MISSING
+    objective: Objective = field(default_factory=Objective)
     rates: Rates = field(default_factory=Rates)
 
 
@@ -57,7 +64,8 @@ class Precision:
 
 @dataclass
 class Tracker:
-    name: str = MISSING
+    wandb: bool = False
+    tensorboard: bool = False
     project: str | None = None
     entity: str | None = None
     group: str | None = None
@@ -67,6 +75,7 @@ class Tracker:
 @dataclass
 class RunFolder:
     dir: str | None = MISSING
+    extends: str | None = MISSING
     command: str | None = MISSING
 
 
@@ -74,6 +83,7 @@ class RunFolder:
 class Config:
     mode: str = MISSING
     checkpoint: str | None = MISSING
+    checkpoint_sha256: str | None = MISSING
     input: str | None = MISSING
     only: list[str] | None = MISSING
     seed: int = at_least(0)

@@ -16,6 +16,7 @@ _IRRELEVANT = (
     "mode",
     "only",
     "tracker",
+    "checkpoint",  # its hash counts
     "device",
     "data.dir",
     "train.threads",

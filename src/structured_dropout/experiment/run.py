@@ -35,6 +35,8 @@ from structured_dropout.experiment.errors import (
     TrainingDiverged,
     UsageError,
 )
+from structured_dropout.experiment.extension import extended
+from structured_dropout.experiment.finetuning import load_weights
 from structured_dropout.experiment.folder import RunFolder, check_data
 from structured_dropout.experiment.identity import data_hashes, identity, signature
 from structured_dropout.experiment.progress import Progress
@@ -107,6 +109,8 @@ class Run:
         self._at = Position()
         self._unseen: list[tuple[Tensor, int]] = []  # losses still on the device, with their units
         self._history: list[dict[str, float]] = []
+        self._origin: dict[str, Any] | None = None  # of the weights that a fine-tuning starts from
+        self._parts: dict[str, str] = {}  # of the splits that are not evaluated as a whole
         self._resumed = False
         self._epoch_length = 0
         self._progress: Progress | None = None
@@ -157,16 +161,36 @@ class Run:
             self._folder.close()
 
     def keep(self, **objects: Stateful) -> None:
-        """Name what a checkpoint holds; restores it all where there is a checkpoint.
+        """Name what a checkpoint holds; restores it all where there is a checkpoint. A training
+        that begins with ``checkpoint=`` gets the weights of that.
 
         Raises:
-            UsageError: the checkpoint is damaged, or of another run or other data.
+            UsageError: the checkpoint is damaged, or of another run or other data, or does not fit
+                the model.
         """
         state = self._folder.load_checkpoint()
+        if state is None and self.cfg.run.extends is not None:
+            state = extended(self.cfg)
+            self._folder.save_checkpoint(state)  # from now on it resumes by itself
         if state is not None:
             self._check(state)
             self._restore(objects, state)
+        elif self.cfg.checkpoint is not None:
+            self._origin = load_weights(self.cfg, objects, self._data)
         self._kept = objects
+
+    def evaluation_size(self, split: str, size: int, per_iteration: int) -> int:
+        """How much of a split is evaluated: in a trial no more than it trains on.
+
+        Args:
+            size: of the split, in tokens, sentences or whatever else it is made of.
+            per_iteration: how many of these one training iteration takes.
+        """
+        limit = self.cfg.train.max_iterations
+        if limit is None or limit * per_iteration >= size:
+            return size
+        self._parts[split] = f"the first {limit * per_iteration} of {size}"
+        return int(limit * per_iteration)
 
     def epochs(self) -> Iterator[int]:
         """The epochs to go, counted from 1."""
@@ -263,6 +287,7 @@ class Run:
             kept.load_state_dict(state["kept"][name])
         self._at = Position(**state["position"])
         self._history = state["history"]
+        self._origin = state.get("origin")
         self.carry = {name: _to(value, self.device) for name, value in state["carry"].items()}
         checkpoint.set_random_state(state["random"], self.generator, self.device)
         if self._history:
@@ -355,6 +380,7 @@ class Run:
                 "random": checkpoint.random_state(self.generator, self.device),
                 "config": identity(self.cfg),  # for who uses the model later
                 "data": self._data,
+                "origin": self._origin,
             }
         )
         self._saved = time.monotonic()
@@ -376,6 +402,8 @@ class Run:
             "ms_per_iteration": round(self._at.seconds / max(self._at.iterations, 1) * 1e3, 3),
             "resumed": self._resumed,
             "data": self._data,
+            **({"checkpoint": self._origin} if self._origin else {}),
+            **({"evaluated": self._parts} if self._parts else {}),
             "command": self.cfg.run.command,
             "commit": self._commit,
             "machine": provenance.machine(self.device),

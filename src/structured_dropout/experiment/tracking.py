@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import DictConfig
 
-from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment.tensorboard_tracker import TensorBoard
+from structured_dropout.experiment.wandb_tracker import open_wandb
 
 _log = logging.getLogger(__name__)
-
-_PATIENCE = 300.0  # seconds that a finished run waits for its upload
 
 
 class Tracker(Protocol):
@@ -23,79 +21,30 @@ class Tracker(Protocol):
     def finish(self, summary: dict[str, Any]) -> None: ...
 
 
-class Console:
-    """Nothing but what every run prints and writes anyway."""
+class Trackers:
+    """Some trackers, or none; one that dies does not take the training with it, whose folder has
+    all."""
+
+    def __init__(self, trackers: list[Tracker]) -> None:
+        self._trackers = trackers
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        pass
+        self._each(lambda tracker: tracker.log(metrics, step))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        pass
+        self._each(lambda tracker: tracker.finish(summary))
 
-
-class WandB:
-    """A run of Weights & Biases; whatever it logs is also under the run folder's wandb/, for
-    ``wandb sync``."""
-
-    def __init__(
-        self,
-        tracker: DictConfig,
-        mode: Any,
-        config: dict[str, Any],
-        name: str,
-        run_id: str | None,
-        folder: Path,
-        job_type: str,
-    ) -> None:
-        import wandb
-
-        self._run = wandb.init(
-            project=tracker.project,
-            entity=tracker.entity,
-            group=tracker.group,
-            job_type=job_type,
-            name=name,
-            id=run_id,
-            resume="allow",
-            dir=str(folder),
-            config=config,
-            mode=mode,
-            # else the second job of a sweep goes on in the first one's run
-            reinit="finish_previous",
-            settings=wandb.Settings(console="off", finish_timeout=_PATIENCE),
-        )
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        with self._best_effort():
-            self._run.log(metrics, step=step)
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        with self._best_effort():
-            if summary.get("metrics"):
-                self._run.log({"table_row": _table_row(summary)})
-            self._run.summary.update(summary)
-            self._run.finish(exit_code=0 if summary["status"] in ("finished", "truncated") else 1)
-
-    @contextmanager
-    def _best_effort(self) -> Iterator[None]:
-        """A tracker that dies must not take the training with it: the run's folder has all."""
-        try:
-            yield
-        except Exception as error:
-            _log.warning(
-                "wandb: %s: %s; the run goes on and keeps its metrics itself",
-                type(error).__name__,
-                error,
-            )
-
-
-def _table_row(summary: dict[str, Any]) -> Any:
-    """What the run gives to the paper's tables."""
-    import wandb
-
-    keys = ("task", "dropout", "seed", "status", "epochs", "planned_epochs", "ms_per_iteration")
-    row = {key: summary[key] for key in keys} | summary["metrics"]
-    return wandb.Table(columns=list(row), data=[list(row.values())])
+    def _each(self, act: Callable[[Tracker], None]) -> None:
+        for tracker in self._trackers:
+            try:
+                act(tracker)
+            except Exception as error:
+                _log.warning(
+                    "%s: %s: %s; the run goes on and keeps its metrics itself",
+                    type(tracker).__name__,
+                    type(error).__name__,
+                    error,
+                )
 
 
 def open_tracker(
@@ -106,35 +55,15 @@ def open_tracker(
     folder: Path,
     job_type: str = "train",
 ) -> Tracker:
-    """The tracker that the configuration names; the same ``run_id`` goes on in the same run.
-
-    Weights & Biases is offline where nobody is logged in, and where it cannot be reached.
+    """The trackers that the configuration names; the same ``run_id`` and ``folder`` go on in the
+    same run.
 
     Raises:
-        UsageError: there is no such tracker, or its package is not installed.
+        UsageError: the package of one is not installed.
     """
-    if tracker.name == "console":
-        return Console()
-    if tracker.name != "wandb":
-        raise UsageError(f"tracker.name={tracker.name} is no tracker: choose console or wandb")
-    try:
-        import wandb
-    except ImportError:
-        raise UsageError(
-            "tracker=wandb needs the package: pip install 'structured-dropout[wandb]'"
-        ) from None
-    wanted = tracker.mode or ("online" if wandb.api.api_key else "offline")
-    if wanted == "offline":
-        _log.info("wandb: not logged in, logging offline to %s", folder / "wandb")
-    for mode in dict.fromkeys((wanted, "offline")):
-        try:
-            return WandB(tracker, mode, config, name, run_id, folder, job_type)
-        except Exception as error:  # whatever the network brings
-            _log.warning(
-                "wandb: %s does not start, the run goes on: %s: %s",
-                mode,
-                type(error).__name__,
-                error,
-            )
-            wandb.teardown()  # else the next attempt goes on in what this one left
-    return Console()
+    opened: list[Tracker] = []
+    if tracker.wandb and (wandb := open_wandb(tracker, config, name, run_id, folder, job_type)):
+        opened.append(wandb)
+    if tracker.tensorboard:
+        opened.append(TensorBoard(config, folder / "tensorboard"))
+    return Trackers(opened)
