@@ -49,6 +49,7 @@ def main(cfg: DictConfig) -> str:
             return ""
         settings.check(cfg)
         if cfg.mode != "train":
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it, as other filters
             hydra.utils.get_method(cfg.task.modes[cfg.mode])(cfg)
             return ""
         folder = prepare(cfg)
@@ -62,10 +63,11 @@ def main(cfg: DictConfig) -> str:
             return f"error: {error}"
         sys.exit(f"error: {error}")
     except (Interrupted, KeyboardInterrupt) as stop:
-        without_reason = (
-            "stopped; the same command goes on from the last checkpoint, if there is one"
-        )
-        _log.info("%s", str(stop) or without_reason)
+        if cfg.mode == "train":
+            without_reason = (
+                "stopped; the same command goes on from the last checkpoint, if there is one"
+            )
+            _log.info("%s", str(stop) or without_reason)
         sys.exit(130)
     except Exception as error:
         if not sweep:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.inputs import data_folder, read_text
+from tasks.ptb.vocabulary import EOS, UNK
 
-EOS, UNK = "<eos>", "<unk>"
 SPLITS = ("train", "valid", "test")
 
 
@@ -132,8 +132,19 @@ def load(data: DictConfig) -> Corpus:
             f"data=text needs data.{' and data.'.join(missing)}: paths of text files, "
             "a sentence a line"
         )
-    texts = {split: _tokens(read_text(Path(data[split]))) for split in SPLITS}
+    texts = {split: tokens(read_text(Path(data[split]))) for split in SPLITS}
     return _corpus("text", True, texts, data.vocabulary_size)
+
+
+def test_split(data: DictConfig) -> list[str]:
+    """The words of the test split alone.
+
+    Raises:
+        UsageError: its file is missing, altered or not text.
+    """
+    if data.name == "ptb":
+        return _ptb_tokens(data, "test")
+    return _pydoc()["test"] if data.name == "pydoc" else tokens(read_text(Path(data.test)))
 
 
 # Mikolov's preprocessing of the Penn Treebank, which every paper since uses: SHA-256, lines, tokens
@@ -148,36 +159,38 @@ PTB_TYPES = 10_000
 
 
 def _ptb(data: DictConfig) -> Corpus:
-    folder = data_folder(data) / "ptb"
-    texts = {}
-    for split, (digest, lines, tokens) in _PTB.items():
-        path = folder / f"ptb.{split}.txt"
-        if not path.exists():
-            try:
-                pooch.retrieve(
-                    _PTB_URL.format(split=split),
-                    f"sha256:{digest}",
-                    path.name,
-                    folder,
-                    progressbar=True,
-                )
-            except Exception as error:  # whatever the network brings
-                raise UsageError(
-                    f"{path} is missing and cannot be downloaded ({error}): put Mikolov's file "
-                    "there, or set data.dir"
-                ) from error
-        raw = path.read_bytes()
-        if (found := hashlib.sha256(raw).hexdigest()) != digest:
-            raise UsageError(
-                f"{path} is not Mikolov's file: SHA-256 {found[:16]}... "
-                f"instead of {digest[:16]}..., {raw.count(10):,} lines instead of {lines:,}. "
-                "Delete it to have it downloaded again"
-            )
-        texts[split] = _tokens(raw.decode())
-        assert len(texts[split]) == tokens
-    corpus = _corpus("ptb", True, texts, None)
+    corpus = _corpus("ptb", True, {split: _ptb_tokens(data, split) for split in SPLITS}, None)
     assert len(corpus.vocabulary) == PTB_TYPES
     return corpus
+
+
+def _ptb_tokens(data: DictConfig, split: str) -> list[str]:
+    digest, lines, length = _PTB[split]
+    path = data_folder(data) / "ptb" / f"ptb.{split}.txt"
+    if not path.exists():
+        try:
+            pooch.retrieve(
+                _PTB_URL.format(split=split),
+                f"sha256:{digest}",
+                path.name,
+                path.parent,
+                progressbar=True,
+            )
+        except Exception as error:  # whatever the network brings
+            raise UsageError(
+                f"{path} is missing and cannot be downloaded ({error}): put Mikolov's file "
+                "there, or set data.dir"
+            ) from error
+    raw = path.read_bytes()
+    if (found := hashlib.sha256(raw).hexdigest()) != digest:
+        raise UsageError(
+            f"{path} is not Mikolov's file: SHA-256 {found[:16]}... "
+            f"instead of {digest[:16]}..., {raw.count(10):,} lines instead of {lines:,}. "
+            "Delete it to have it downloaded again"
+        )
+    words = tokens(raw.decode())
+    assert len(words) == length
+    return words
 
 
 def _corpus(
@@ -196,15 +209,17 @@ def _corpus(
         if len(words) < 2:
             raise UsageError(f"the {split} text is empty")
         streams[split] = torch.tensor([ids[word] if word in ids else ids[UNK] for word in words])
-    hashes = {
-        split: hashlib.sha256(" ".join(words).encode()).hexdigest()
-        for split, words in texts.items()
-    }
+    hashes = {split: sha256(words) for split, words in texts.items()}
     provenance = {"name": name, "exact": exact, "hashes": hashes, "vocabulary": len(ranked)}
     return Corpus(**streams, vocabulary=ranked, provenance=provenance)
 
 
-def _tokens(text: str) -> list[str]:
+def sha256(words: list[str]) -> str:
+    """The hash of a text, in hexadecimal digits, however its words are separated."""
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()
+
+
+def tokens(text: str) -> list[str]:
     """The words of a text; only a line feed ends a line, and empty lines are none."""
     return [word for line in text.split("\n") if line.strip() for word in (*line.split(), EOS)]
 

@@ -10,6 +10,8 @@ from omegaconf import DictConfig
 
 from structured_dropout.experiment.errors import UsageError
 
+STDIN = Path("/dev/stdin")
+
 
 def data_folder(data: DictConfig) -> Path:
     """Where the public data sets are: ``data.dir``, or the user's cache folder.
@@ -29,7 +31,9 @@ def read_text(path: Path) -> str:
         UsageError: the file cannot be read, is not UTF-8, or has a NUL byte, which no text has.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        # By its number: standard input may be a socket, which cannot be opened by name.
+        with open(0 if path == STDIN else path, "rb", closefd=path != STDIN) as file:
+            text = file.read().decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -165,7 +165,7 @@ class Run:
         """
         state = self._folder.load_checkpoint()
         if state is not None:
-            self._check(state)
+            self._check(objects, state)
             self._restore(objects, state)
         self._kept = objects
 
@@ -246,13 +246,18 @@ class Run:
             ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()),
         )
 
-    def _check(self, state: dict[str, Any]) -> None:
-        """That a checkpoint is of this configuration and these data; the configuration only names
-        their files."""
+    def _check(self, objects: dict[str, Stateful], state: dict[str, Any]) -> None:
+        """That a checkpoint has these objects, and is of this configuration and these data; the
+        configuration only names their files."""
         if state.get("config") != identity(self.cfg):
             raise UsageError(
                 f"the checkpoint in {self._folder.path} is of another configuration: choose "
                 "another run.dir"
+            )
+        if missing := objects.keys() - state["kept"].keys():
+            raise UsageError(
+                f"the checkpoint in {self._folder.path} has no {' and no '.join(sorted(missing))}, "
+                "for an older version wrote it: go on with that version, or choose another run.dir"
             )
         if state.get("data", self._data) != self._data:
             raise UsageError(
