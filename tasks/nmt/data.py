@@ -137,7 +137,7 @@ def load(data: DictConfig) -> Corpus:
             notes += [note] if note else []
         # Of training pairs the long ones are left out.
         longest = None if split == "train" else LONGEST_SENTENCE
-        splits[split] = _pairs(src, tgt, longest)
+        splits[split] = read_pairs(src, tgt, longest)
         hashes |= {f"{split}_src": sha256(src), f"{split}_tgt": sha256(tgt)}
     if (
         data.name != "parallel"
@@ -163,6 +163,19 @@ def load(data: DictConfig) -> Corpus:
     return Corpus(**splits, provenance=provenance)
 
 
+def test_split(data: DictConfig) -> tuple[Pairs, dict[str, str]]:
+    """The pairs of the test split alone, and the hashes of its files.
+
+    Raises:
+        UsageError: as ``load`` does.
+    """
+    own = data.get("test_src"), data.get("test_tgt")
+    src, tgt = map(Path, own) if None not in own else _public_files(data, "test")[0]
+    pairs = read_pairs(src, tgt, LONGEST_SENTENCE)
+    hashes = {"test_src": sha256(src), "test_tgt": sha256(tgt)}
+    return pairs.first(data.evaluate_on) if "evaluate_on" in data else pairs, hashes
+
+
 LONGEST_SENTENCE = 1000  # words; all of a batch are translated as if they had as many
 
 
@@ -185,6 +198,24 @@ def read_lines(path: Path, longest: int | None = None) -> list[str]:
                 f"{path}:{number} has {len(words):,} words: {longest:,} at most can be translated"
             )
     return [" ".join(words) for words in lines]
+
+
+def read_pairs(src_path: Path, tgt_path: Path, longest: int | None) -> Pairs:
+    """The lines of two files that translate each other.
+
+    Args:
+        longest: words that a line of the first may have; None: any number.
+
+    Raises:
+        UsageError: one cannot be read, or they differ in length.
+    """
+    src, tgt = read_lines(src_path, longest), read_lines(tgt_path)
+    if len(src) != len(tgt):
+        raise UsageError(
+            f"{src_path} has {len(src):,} lines and {tgt_path} has {len(tgt):,}: line i of one "
+            "must be the translation of line i of the other"
+        )
+    return Pairs(src, tgt)
 
 
 def fetch(name: str, split: str, folder: Path) -> None:
@@ -242,13 +273,3 @@ def _public_files(data: DictConfig, split: str) -> tuple[list[Path], str | None]
 def _known_hashes() -> dict[str, str]:
     lines = (Path(__file__).parent / "SHA256SUMS").read_text().splitlines()
     return {name: digest for digest, name in (line.split() for line in lines)}
-
-
-def _pairs(src_path: Path, tgt_path: Path, longest: int | None) -> Pairs:
-    src, tgt = read_lines(src_path, longest), read_lines(tgt_path)
-    if len(src) != len(tgt):
-        raise UsageError(
-            f"{src_path} has {len(src):,} lines and {tgt_path} has {len(tgt):,}: line i of one "
-            "must be the translation of line i of the other"
-        )
-    return Pairs(src, tgt)

@@ -1,4 +1,4 @@
-"""The line that shows a training is alive."""
+"""The line that shows a training, or the use of its model, is alive."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ class Progress:
         total: iterations of the whole training.
         done: those that an earlier process did.
         unit: what one iteration consumes many of: tokens, sentences.
+        stderr: show it there, where standard output is for results.
     """
 
-    def __init__(self, total: int, done: int, unit: str, log_seconds: float = 30) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+    def __init__(
+        self, total: int, done: int, unit: str, log_seconds: float = 30, stderr: bool = False
+    ) -> None:
+        self._console = Console(highlight=False, soft_wrap=True, stderr=stderr)
         self._total, self._done, self._unit = total, done, unit
         self._interval = 0.25 if self._console.is_terminal else log_seconds
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -36,15 +39,13 @@ class Progress:
         """Whether the line should be redrawn."""
         return time.monotonic() - self._shown >= self._interval
 
-    def show(self, place: str, quality: str) -> None:
-        """Redraw: where the training is, and how good."""
+    def show(self, place: str, *more: str) -> None:
+        """Redraw: where it is, and what else is to be said, as how good a training is."""
         self._shown = time.monotonic()
         seconds = max(self._shown - self._started, 1e-9)
         left = (self._total - self._done - self._iterations) * seconds / max(self._iterations, 1)
-        line = (
-            f"{place} · {timedelta(seconds=round(max(left, 0)))} left · {quality}"
-            f" · {self._units / seconds:,.0f} {self._unit}/s"
-        )
+        time_left = f"{timedelta(seconds=round(max(left, 0)))} left"
+        line = " · ".join([place, time_left, *more, f"{self._units / seconds:,.0f} {self._unit}/s"])
         if self._console.is_terminal:
             self._live.start()
             self._live.update(line, refresh=True)

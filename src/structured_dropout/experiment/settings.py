@@ -44,8 +44,8 @@ def _check_mode(cfg: DictConfig) -> None:
     if cfg.mode not in ("train", *cfg.task.modes):
         can = ", ".join(("train", *cfg.task.modes))
         raise UsageError(f"task={cfg.task.name} has no mode={cfg.mode}: choose {can}")
-    for key in ("checkpoint", "input"):
-        if cfg.mode == "train" and cfg[key] is not None:
+    for key in ("checkpoint", "input", "reference"):
+        if cfg.mode == "train" and cfg.get(key) is not None:
             raise UsageError(f"{key}= is for using a trained model: a training does not read it")
 
 
