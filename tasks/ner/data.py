@@ -51,21 +51,33 @@ def load(data: DictConfig) -> Corpus:
     return _corpus("conll", splits, {split: sha256(path) for split, path in paths.items()})
 
 
+def test_split(data: DictConfig) -> tuple[list[Sentence], str]:
+    """The sentences of the test split alone, and the hash of its file.
+
+    Raises:
+        UsageError: the file is missing, altered or not in CoNLL's format.
+    """
+    if data.name == "conll03":
+        return _conll03_split(data, "test"), _CONLL03["test"]
+    path = Path(data.test)
+    return conll.read(path, data.scheme), sha256(path)
+
+
 def _conll03(data: DictConfig) -> Corpus:
-    splits = {}
-    for split, expected in _CONLL03.items():
-        path = data_folder(data) / "conll03" / f"{split}.txt"
-        if not path.exists():
-            raise UsageError(
-                f"{path} is missing: CoNLL-2003 is licensed, put it there or set data.dir"
-            )
-        if (found := sha256(path)) != expected:
-            raise UsageError(
-                f"{path} is not the file that the results are for: SHA-256 {found} "
-                f"instead of {expected}. Restore it, or train on yours with data=conll"
-            )
-        splits[split] = conll.read(path, "BIO2")
+    splits = {split: _conll03_split(data, split) for split in SPLITS}
     return _corpus("conll03", splits, dict(_CONLL03))
+
+
+def _conll03_split(data: DictConfig, split: str) -> list[Sentence]:
+    path = data_folder(data) / "conll03" / f"{split}.txt"
+    if not path.exists():
+        raise UsageError(f"{path} is missing: CoNLL-2003 is licensed, put it there or set data.dir")
+    if (found := sha256(path)) != (expected := _CONLL03[split]):
+        raise UsageError(
+            f"{path} is not the file that the results are for: SHA-256 {found} "
+            f"instead of {expected}. Restore it, or train on yours with data=conll"
+        )
+    return conll.read(path, "BIO2")
 
 
 def _corpus(name: str, splits: dict[str, list[Sentence]], hashes: dict[str, str]) -> Corpus:
