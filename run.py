@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import tasks  # noqa: F401  their schemas
-from structured_dropout.experiment import settings
+from structured_dropout.experiment import settings, streams
 from structured_dropout.experiment.composition import explain
 from structured_dropout.experiment.errors import (
     Interrupted,
@@ -40,7 +40,8 @@ def main(cfg: DictConfig) -> str:
     """Train, or find it done. Returns the path of the summary, or in a sweep an ``error: ...``."""
     # What a trained model gives goes to stdout alone.
     stream = sys.stdout if cfg.mode == "train" else sys.stderr
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream, force=True)
+    handlers = [streams.LogHandler(stream)]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers, force=True)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if cfg.only is not None and not sweep:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -21,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 def load(cfg: DictConfig) -> Trained:
     """What ``checkpoint`` has."""
-    return trained.load(Path(cfg.checkpoint), "tagger", "words.weight")
+    return trained.load(cfg, "tagger", "words.weight")
 
 
 def restore(state: Trained, words: set[str], cfg: DictConfig) -> tuple[Tagger, Vocabulary]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from structured_dropout import DropoutPolicy
@@ -15,7 +13,7 @@ from tasks.nmt.model import TranslationModel, build
 
 def load(cfg: DictConfig) -> tuple[TranslationModel, Vocabulary, Trained]:
     """The model of ``checkpoint``, which drops nothing any more."""
-    state = trained.load(Path(cfg.checkpoint), "translation model", "decoder.attn.linear_in.weight")
+    state = trained.load(cfg, "translation model", "decoder.attn.linear_in.weight")
     vocabulary = Vocabulary(state.vocabulary)
     model = build(vocabulary, **state.config.model, policy=DropoutPolicy(), backend="fused")
     model.load_state_dict(state.weights)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from structured_dropout.experiment import settings, trained
@@ -18,7 +16,7 @@ Model = LanguageModel | AWDLanguageModel
 def load(cfg: DictConfig) -> tuple[Model, Vocabulary, Trained]:
     """The model of ``checkpoint`` in eval mode, under the dropout that it was trained with: some of
     it, as zoneout, has a part in the evaluation, too."""
-    state = trained.load(Path(cfg.checkpoint), "language model", "projection.weight")
+    state = trained.load(cfg, "language model", "projection.weight")
     vocabulary = Vocabulary(**state.vocabulary)
     sizes = state.config.model
     policy = settings.policy(state.config, sizes.layers)

@@ -1,6 +1,8 @@
 """What uses a trained model is a filter: it reads pipes, and ends as filters do."""
 
+import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -48,6 +50,17 @@ def test_a_full_disk_is_one_error(bash):
     ended = bash(f"{USE} mode=evaluate input=<(cat $TEXT) > /dev/full")
     assert ended.returncode == 1
     assert ended.stderr == "error: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("reader", "reason"), [("| head -1", "Broken pipe"), ("> /dev/full", "No space left on device")]
+)
+def test_a_training_goes_on_when_nobody_reads(bash, tiny_text, tmp_path, reader, reason):
+    run = f"{sys.executable} run.py task=ptb_small run.dir={tmp_path} backend=dense train.epochs=4"
+    ended = bash(f"{run} {shlex.join(tiny_text)} {reader}; echo ${{PIPESTATUS[0]}}")
+    assert ended.stdout.splitlines()[-1] == "0"
+    assert ended.stderr == f"standard output cannot be written ({reason}): going on without\n"
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "finished"
 
 
 def test_standard_input_may_be_a_socket():

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import timedelta
 
 from rich.console import Console
 from rich.live import Live
 
+_log = logging.getLogger(__name__)
+
 
 class Progress:
-    """One line, redrawn in a terminal; in a log file one line every ``log_seconds``.
+    """One line, redrawn in a terminal; elsewhere it is logged every ``log_seconds``.
 
     Args:
         total: iterations of the whole training.
         done: those that an earlier process did.
         unit: what one iteration consumes many of: tokens, sentences.
-        stderr: show it there, where standard output is for results.
+        stderr: whether the terminal is there, for standard output has the results.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Progress:
             self._live.start()
             self._live.update(line, refresh=True)
         else:
-            self._console.print(line)
+            _log.info("%s", line)
 
     def close(self) -> None:
         self._live.stop()

@@ -1,10 +1,13 @@
-"""Standard input and output of what uses a trained model, which is a filter like others of Unix."""
+"""Standard input and output: what uses a trained model is a filter like others of Unix, and a
+training needs nobody who reads what it says."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from structured_dropout.experiment.errors import StorageFailed
 from structured_dropout.experiment.inputs import STDIN
@@ -25,6 +28,27 @@ def write(text: str) -> None:
         sys.stdout.buffer.write(text.encode())
         sys.stdout.buffer.flush()
     except OSError as error:
-        # What is still in the buffer would fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
         raise StorageFailed(f"standard output cannot be written: {error.strerror}") from error
+
+
+class LogHandler(logging.StreamHandler[TextIO]):
+    """Logs to a stream as long as it can be written to, and says so where it no longer can."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        _silence(self.stream)
+        if self.stream is not sys.stderr:
+            print(
+                f"standard output cannot be written ({error.strerror}): going on without",
+                file=sys.stderr,
+            )
+
+
+def _silence(stream: TextIO) -> None:
+    """Throw away what is written to a stream, and what is in its buffer: it would fail again when
+    Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from structured_dropout.experiment import checkpoint
 from structured_dropout.experiment.errors import UsageError
 
+_log = logging.getLogger(__name__)
 _MEANING = {
     "checkpoint": "the checkpoint.pt in the folder of a training",
     "input": "a text file, or - for standard input",
@@ -62,13 +64,14 @@ def require(cfg: DictConfig, *keys: str) -> None:
         raise UsageError(f"mode={cfg.mode} needs {needs}")
 
 
-def load(path: Path, kind: str, weight: str) -> Trained:
-    """Open the checkpoint of a model of some kind, which is known by the name of a weight.
+def load(cfg: DictConfig, kind: str, weight: str) -> Trained:
+    """Open ``checkpoint``, of a model of some kind, which is known by the name of a weight.
 
     Raises:
         UsageError: the file is missing, damaged, of another kind of model, from before the end of
             the first epoch, or from before checkpoints kept vocabularies.
     """
+    path = Path(cfg.checkpoint)
     if not path.exists():
         raise UsageError(f"checkpoint={path} does not exist")
     state = checkpoint.load(path)
@@ -82,6 +85,7 @@ def load(path: Path, kind: str, weight: str) -> Trained:
     weights = kept["best"]["weights"] if "best" in kept else kept["model"]
     if not weights:
         raise UsageError(f"checkpoint={path} is from the first epoch: train on to its end")
-    return Trained(
-        weights, kept["vocabulary"], OmegaConf.create(state["config"]), state["data"]["hashes"]
-    )
+    config = OmegaConf.create(state["config"])
+    if (precision := config.get("precision", {"name": "fp32"})["name"]) != cfg.precision.name:
+        _log.info("precision=%s, in the training %s", cfg.precision.name, precision)
+    return Trained(weights, kept["vocabulary"], config, state["data"]["hashes"])

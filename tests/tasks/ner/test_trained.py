@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from omegaconf import OmegaConf
 
 from structured_dropout.experiment import checkpoint
 from structured_dropout.experiment.errors import UsageError
@@ -99,9 +98,9 @@ def test_what_cannot_be_used(compose, trained, tmp_path, main, override, message
         main(compose("task=ner_conll03", *files, override))
 
 
-def test_other_checkpoints_are_refused(tmp_path):
+def test_other_checkpoints_are_refused(compose, tmp_path):
     path = tmp_path / "checkpoint.pt"
-    cfg = OmegaConf.create({"checkpoint": str(path)})
+    cfg = compose("task=ner_conll03", f"checkpoint={path}")
     checkpoint.save(path, {"kept": {"model": {}, "optimizer": {}}})
     with pytest.raises(UsageError, match="is not of a tagger"):
         load(cfg)

@@ -60,15 +60,14 @@ def test_translations_come_in_batches_in_order(use, arguments, tmp_path, monkeyp
     assert written == ["".join(together)]
 
 
-def test_progress_goes_to_standard_error(arguments, compose, capsys, monkeypatch, tmp_path):
+def test_progress_is_logged(use, arguments, caplog, monkeypatch, tmp_path):
+    caplog.set_level("INFO")
     text = tmp_path / "text"
     text.write_text("w1\nw2\nw3\n")
     monkeypatch.setattr(translate.Progress, "due", True)
-    translate.main(compose(*arguments, f"input={text}", "translate.batch=2", "device=cpu"))
-    out, err = capsys.readouterr()
-    assert len(out.split("\n")) == 4
-    assert [line.partition(" ")[0] for line in err.splitlines()] == ["2/3", "3/3"]
-    assert "sentences/s" in err
+    assert use(translate.main, *arguments, f"input={text}", "translate.batch=2").count("\n") == 3
+    shown = [line for line in caplog.messages if "sentences/s" in line]
+    assert [line.partition(" ")[0] for line in shown] == ["2/3", "3/3"]
 
 
 def test_the_bleu_is_the_training_s(use, arguments, trained, tiny_pairs, tmp_path):

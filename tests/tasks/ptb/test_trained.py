@@ -13,6 +13,7 @@ from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.run import Run
 from tasks.ptb import evaluate, generate
 from tasks.ptb.model import LanguageModel
+from tasks.ptb.trained import load
 from tasks.ptb.vocabulary import Vocabulary
 
 SMALL = {
@@ -77,6 +78,15 @@ def test_mc_dropout_by_the_command(use, trained):
     assert averaged[0] == averaged[1]
     assert len({plain, *averaged}) == 3
     assert averaged[0] == pytest.approx(plain, rel=0.3)
+
+
+def test_another_precision_than_the_training_s_is_named(compose, trained, caplog):
+    caplog.set_level("INFO")
+    overrides = [f"checkpoint={trained / 'checkpoint.pt'}", "backend=dense", "device=cpu"]
+    load(compose(*overrides))
+    assert "in the training" not in caplog.text
+    load(compose(*overrides, "precision=bf16"))
+    assert "precision=bf16, in the training fp32" in caplog.text
 
 
 def test_a_test_split_that_changed_is_an_error(use, launch, tiny_text, tmp_path):
