@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import tasks  # noqa: F401  their schemas
-from structured_dropout.experiment import settings
+from structured_dropout.experiment import settings, streams
 from structured_dropout.experiment.composition import explained
 from structured_dropout.experiment.errors import (
     Interrupted,
@@ -45,7 +45,8 @@ def main(cfg: DictConfig) -> float | str | None:
     """
     # What a trained model gives goes to stdout alone.
     stream = sys.stdout if cfg.mode == "train" else sys.stderr
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream, force=True)
+    handlers = [streams.LogHandler(stream)]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers, force=True)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if cfg.only is not None and not sweep:
@@ -54,6 +55,7 @@ def main(cfg: DictConfig) -> float | str | None:
             return None
         settings.check(cfg)
         if cfg.mode != "train":
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it, as other filters
             hydra.utils.get_method(cfg.task.modes[cfg.mode])(cfg)
             return None
         folder = prepare(cfg)
@@ -67,10 +69,11 @@ def main(cfg: DictConfig) -> float | str | None:
             return f"error: {error}"
         sys.exit(f"error: {error}")
     except (Interrupted, KeyboardInterrupt) as stop:
-        without_reason = (
-            "stopped; the same command goes on from the last checkpoint, if there is one"
-        )
-        _log.info("%s", str(stop) or without_reason)
+        if cfg.mode == "train":
+            without_reason = (
+                "stopped; the same command goes on from the last checkpoint, if there is one"
+            )
+            _log.info("%s", str(stop) or without_reason)
         sys.exit(130)
     except Exception as error:
         if not sweep:

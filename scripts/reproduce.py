@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import checkout  # noqa: F401
-from hydra.errors import HydraException
 from hydra.utils import get_method
 
 from scripts.compose import compose
 from structured_dropout.experiment import settings
-from structured_dropout.experiment.composition import explain
+from structured_dropout.experiment.composition import explained
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.identity import changed, data_hashes
 
@@ -68,12 +67,10 @@ def hashes(command: str) -> dict[str, str]:
     """Those of the data that the command names, as far as they are here."""
     overrides = overrides_of(command)
     try:
-        cfg = compose(*overrides)
-        settings.check(cfg)
-        with chdir(ROOT):  # where the command runs, too
+        with explained(overrides, ROOT / "conf"), chdir(ROOT):  # where the command runs, too
+            cfg = compose(*overrides)
+            settings.check(cfg)
             found: dict[str, str] = get_method(cfg.task.hashes)(cfg)
-    except HydraException as error:
-        sys.exit(f"error: {explain(error, overrides, ROOT / 'conf')}")
     except UsageError as error:
         sys.exit(f"error: {error}")
     return found

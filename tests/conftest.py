@@ -41,6 +41,18 @@ def launch(compose) -> Callable[..., DictConfig]:
     return launch
 
 
+@pytest.fixture
+def use(compose, capsys) -> Callable[..., str]:
+    """Use a trained model in this process: call a mode's function, and give what it prints."""
+
+    def use(main: Callable[[DictConfig], None], *overrides: str) -> str:
+        capsys.readouterr()
+        main(compose(*overrides, "backend=dense", "device=cpu"))
+        return capsys.readouterr().out
+
+    return use
+
+
 @pytest.fixture(scope="session")
 def sweep_in() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run run.py -m in a folder of its own, so that its runs land there."""

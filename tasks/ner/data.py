@@ -64,16 +64,28 @@ def _paths(data: DictConfig) -> dict[str, Path]:
     return {split: Path(data[split]) for split in SPLITS}
 
 
+def test_split(data: DictConfig) -> tuple[list[Sentence], str]:
+    """The sentences of the test split alone, and the hash of its file.
+
+    Raises:
+        UsageError: the file is missing, altered or not in CoNLL's format.
+    """
+    if data.name == "conll03":
+        return _conll03_split(data, "test"), _CONLL03["test"]
+    path = Path(data.test)
+    return conll.read(path, data.scheme), sha256(path)
+
+
 def _conll03(data: DictConfig) -> Corpus:
-    splits = {}
-    for split, path in _paths(data).items():
-        if not path.exists():
-            raise UsageError(
-                f"{path} is missing: CoNLL-2003 is licensed, put it there or set data.dir"
-            )
-        check_sha256(path, _CONLL03[split], "Restore it, or train on yours with data=conll")
-        splits[split] = conll.read(path, "BIO2")
-    return _corpus(data, splits)
+    return _corpus(data, {split: _conll03_split(data, split) for split in SPLITS})
+
+
+def _conll03_split(data: DictConfig, split: str) -> list[Sentence]:
+    path = _paths(data)[split]
+    if not path.exists():
+        raise UsageError(f"{path} is missing: CoNLL-2003 is licensed, put it there or set data.dir")
+    check_sha256(path, _CONLL03[split], "Restore it, or train on yours with data=conll")
+    return conll.read(path, "BIO2")
 
 
 def _corpus(data: DictConfig, splits: dict[str, list[Sentence]]) -> Corpus:

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import json
+
+from omegaconf import DictConfig
 from seqeval.metrics.sequence_labeling import accuracy_score, precision_recall_fscore_support
 
-from tasks.ner import tags
+from structured_dropout.experiment import settings, streams, trained
+from tasks.ner import conll, data, tags
+from tasks.ner.batches import encode
 from tasks.ner.conll import Sentence
+from tasks.ner.predict import predict
+from tasks.ner.trained import load, restore
+
+
+def main(cfg: DictConfig) -> None:
+    """mode=evaluate: print the scores of the model of ``checkpoint`` on ``input``, a CoNLL file, or
+    on the test split of that model's data."""
+    trained.require(cfg, "checkpoint")
+    state = load(cfg)
+    if cfg.input is None:
+        sentences, digest = data.test_split(state.data(cfg))
+        state.check_test(test=digest)
+    else:
+        scheme = cfg.data.get("scheme") or state.config.data.get("scheme", "BIO2")
+        sentences = conll.read(streams.source(cfg.input), scheme)
+    words = {word for sentence in sentences for word in sentence.words}
+    model, vocabulary = restore(state, words, cfg)
+    with settings.autocast(cfg):
+        predicted = predict(model, vocabulary, [encode(vocabulary, s.words) for s in sentences])
+    scores = {**score(predicted, sentences), "sentences": len(sentences)}
+    streams.write(json.dumps(scores) + "\n")
 
 
 def score(predicted: list[list[str]], sentences: list[Sentence]) -> dict[str, float]:

@@ -74,6 +74,7 @@ class Translation(config.Config):
     model: Model = field(default_factory=Model)
     train: Train = field(default_factory=Train)
     translate: Translate = field(default_factory=Translate)
+    reference: str | None = MISSING
 
 
 _store = ConfigStore.instance()

@@ -138,7 +138,7 @@ def load(data: DictConfig) -> Corpus:
         notes += [files.note] if files.note else []
         # Of training pairs the long ones are left out.
         longest = None if split == "train" else LONGEST_SENTENCE
-        splits[split] = _pairs(files.src, files.tgt, longest)
+        splits[split] = read_pairs(files.src, files.tgt, longest)
         hashes |= {f"{split}_src": sha256(files.src), f"{split}_tgt": sha256(files.tgt)}
     if (
         data.name != "parallel"
@@ -172,6 +172,20 @@ def hashes(cfg: DictConfig) -> dict[str, str]:
     )
 
 
+def test_split(data: DictConfig) -> tuple[Pairs, dict[str, str]]:
+    """The pairs of the test split alone, and the hashes of its files.
+
+    Raises:
+        UsageError: as ``load`` does.
+    """
+    files = _files(data, "test")
+    if not files.own:
+        _complete(files, data, "test")
+    pairs = read_pairs(files.src, files.tgt, LONGEST_SENTENCE)
+    found = {"test_src": sha256(files.src), "test_tgt": sha256(files.tgt)}
+    return pairs.first(data.evaluate_on) if "evaluate_on" in data else pairs, found
+
+
 LONGEST_SENTENCE = 1000  # words; all of a batch are translated as if they had as many
 
 
@@ -194,6 +208,24 @@ def read_lines(path: Path, longest: int | None = None) -> list[str]:
                 f"{path}:{number} has {len(words):,} words: {longest:,} at most can be translated"
             )
     return [" ".join(words) for words in lines]
+
+
+def read_pairs(src_path: Path, tgt_path: Path, longest: int | None) -> Pairs:
+    """The lines of two files that translate each other.
+
+    Args:
+        longest: words that a line of the first may have; None: any number.
+
+    Raises:
+        UsageError: one cannot be read, or they differ in length.
+    """
+    src, tgt = read_lines(src_path, longest), read_lines(tgt_path)
+    if len(src) != len(tgt):
+        raise UsageError(
+            f"{src_path} has {len(src):,} lines and {tgt_path} has {len(tgt):,}: line i of one "
+            "must be the translation of line i of the other"
+        )
+    return Pairs(src, tgt)
 
 
 def fetch(name: str, split: str, folder: Path) -> None:
@@ -235,7 +267,7 @@ class _Files(NamedTuple):
 
 
 def _files(data: DictConfig, split: str) -> _Files:
-    if (src := data[f"{split}_src"]) is not None:
+    if (src := data.get(f"{split}_src")) is not None:
         note = f"own {split} files" if data.name != "parallel" else None
         return _Files(Path(src), Path(data[f"{split}_tgt"]), own=True, note=note)
     public, folder, note = SETS[data.name], data_path(data), None
@@ -263,13 +295,3 @@ def _complete(files: _Files, data: DictConfig, split: str) -> None:
 def _known_hashes() -> dict[str, str]:
     lines = (Path(__file__).parent / "SHA256SUMS").read_text().splitlines()
     return {name: digest for digest, name in (line.split() for line in lines)}
-
-
-def _pairs(src_path: Path, tgt_path: Path, longest: int | None) -> Pairs:
-    src, tgt = read_lines(src_path, longest), read_lines(tgt_path)
-    if len(src) != len(tgt):
-        raise UsageError(
-            f"{src_path} has {len(src):,} lines and {tgt_path} has {len(tgt):,}: line i of one "
-            "must be the translation of line i of the other"
-        )
-    return Pairs(src, tgt)

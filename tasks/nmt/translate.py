@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+import sys
+from contextlib import closing
 
 import torch
 from omegaconf import DictConfig
@@ -11,55 +12,31 @@ from onmt import inputters
 from onmt.translate import GNMTGlobalScorer, Translator
 from torch import nn
 
-from structured_dropout import DropoutPolicy
-from structured_dropout.experiment import checkpoint, settings
-from structured_dropout.experiment.errors import UsageError
+from structured_dropout.experiment import settings, streams, trained
+from structured_dropout.experiment.progress import Progress
 from tasks.nmt import data
 from tasks.nmt.batches import Vocabulary
-from tasks.nmt.model import TranslationModel, build
+from tasks.nmt.model import TranslationModel
+from tasks.nmt.trained import load
 
 
 def main(cfg: DictConfig) -> None:
-    """mode=translate: print each line of ``input`` as the model of ``checkpoint`` translates it."""
-    missing = [key for key in ("checkpoint", "input") if cfg[key] is None]
-    if missing:
-        raise UsageError(
-            f"mode=translate needs {' and '.join(missing)}: the checkpoint of a training, "
-            "a text file"
-        )
-    lines = data.read_lines(Path(cfg.input), data.LONGEST_SENTENCE)
-    model, vocabulary = load(Path(cfg.checkpoint))
-    model.to(settings.device(cfg))
-    for start in range(0, len(lines), _CHUNK):
-        with settings.autocast(cfg):
-            chunk = translate(
-                model, vocabulary, lines[start : start + _CHUNK], cfg.translate.beam, cfg.translate
-            )
-        print("\n".join(chunk), flush=True)
-
-
-_CHUNK = 1024  # lines; all of them are translated, shortest first, before the first is printed
-
-
-def load(path: Path) -> tuple[TranslationModel, Vocabulary]:
-    """The model of a checkpoint, and its words.
-
-    Raises:
-        UsageError: the file is missing, damaged or no translation model's.
-    """
-    if not path.exists():
-        raise UsageError(f"checkpoint={path} does not exist")
-    kept = checkpoint.load(path).get("kept", {})
-    if "decoder.attn.linear_in.weight" not in kept.get("model", {}):
-        raise UsageError(f"checkpoint={path} is not of a translation model")
-    state, vocabulary = kept["model"], Vocabulary(kept["vocabulary"])
-    hidden_size = state["decoder.attn.linear_in.weight"].shape[0]
-    layers = sum(
-        name.startswith("decoder.rnn.layers") and name.endswith("weight_hh") for name in state
-    )
-    model = build(vocabulary, hidden_size, layers, 0.1, DropoutPolicy(), "fused")
-    model.load_state_dict(state)
-    return model, vocabulary
+    """mode=translate: print each line of ``input`` as the model of ``checkpoint`` translates it,
+    batch by batch."""
+    trained.require(cfg, "checkpoint", "input")
+    lines = data.read_lines(streams.source(cfg.input), data.LONGEST_SENTENCE)
+    model, vocabulary, _ = load(cfg)
+    starts = range(0, len(lines), cfg.translate.batch)
+    progress = Progress(len(starts), 0, "sentences", stderr=True)
+    with closing(progress), settings.autocast(cfg):
+        for start in starts:
+            batch = lines[start : start + cfg.translate.batch]
+            translations = translate(model, vocabulary, batch, cfg.translate.beam, cfg.translate)
+            streams.write("".join(f"{line}\n" for line in translations))
+            progress.advance(len(batch))
+            # In a terminal the translations are what shows that it goes on.
+            if progress.due and not sys.stdout.isatty():
+                progress.show(f"{start + len(batch):,}/{len(lines):,}")
 
 
 def translate(

@@ -51,9 +51,23 @@ class ZarembaTrain(Train):
 
 
 @dataclass
+class Evaluate:
+    samples: int | None = positive()
+
+
+@dataclass
+class Generate:
+    prompt: str | None = MISSING
+    length: int = positive()
+    temperature: float = positive()
+
+
+@dataclass
 class Zaremba(Config):
     model: ZarembaModel = field(default_factory=ZarembaModel)
     train: ZarembaTrain = field(default_factory=ZarembaTrain)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    generate: Generate = field(default_factory=Generate)
 
 
 @dataclass
@@ -81,6 +95,8 @@ class AWDTrain(Train):
 class AWD(Config):
     model: AWDModel = field(default_factory=AWDModel)
     train: AWDTrain = field(default_factory=AWDTrain)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    generate: Generate = field(default_factory=Generate)
 
 
 _store = ConfigStore.instance()

@@ -24,10 +24,10 @@ from structured_dropout.experiment import unknown
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.inputs import check_sha256, data_folder, data_path, read_text
 from structured_dropout.experiment.unknown import UNK
+from tasks.ptb.vocabulary import EOS
 
 _log = logging.getLogger(__name__)
 
-EOS = "<eos>"
 SPLITS = ("train", "valid", "test")
 
 

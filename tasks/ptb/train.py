@@ -18,17 +18,19 @@ from structured_dropout.loss import cross_entropy_
 from tasks.ptb import data
 from tasks.ptb.evaluate import perplexity
 from tasks.ptb.model import LanguageModel, State
+from tasks.ptb.vocabulary import Vocabulary
 
 
 def train(cfg: DictConfig) -> None:
     policy = settings.policy(cfg, layers=cfg.model.layers)
     backend = settings.backend(cfg, policy)
     corpus = data.load(cfg.data)
+    vocabulary = Vocabulary(corpus.vocabulary)
     windows = data.Windows(corpus.train, cfg.train.batch, cfg.train.bptt)
 
     with Run(cfg, data=corpus.provenance, backend=backend) as run:
         model = LanguageModel(
-            len(corpus.vocabulary),
+            len(vocabulary),
             **cfg.model,
             policy=policy,
             backend=backend,
@@ -36,7 +38,7 @@ def train(cfg: DictConfig) -> None:
         )
         model.to(run.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr)
-        run.keep(model=model, optimizer=optimizer)
+        run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary)
         window = cfg.train.batch * (cfg.train.bptt + 1)  # tokens
         valid_text = corpus.valid[: run.evaluation_size("valid", len(corpus.valid), window)]
         test_text = corpus.test[: run.evaluation_size("test", len(corpus.test), window)]

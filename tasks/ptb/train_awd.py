@@ -22,16 +22,18 @@ from tasks.ptb import data
 from tasks.ptb.evaluate import perplexity
 from tasks.ptb.model_awd import AWDLanguageModel, State
 from tasks.ptb.nt_asgd import NTASGD
+from tasks.ptb.vocabulary import Vocabulary
 
 
 def train(cfg: DictConfig) -> None:
     policy = settings.policy(cfg, layers=cfg.model.layers)
     backend = settings.backend(cfg, policy)
     corpus = data.load(cfg.data)
+    vocabulary = Vocabulary(corpus.vocabulary)
 
     with Run(cfg, data=corpus.provenance, backend=backend) as run:
         model = AWDLanguageModel(
-            len(corpus.vocabulary),
+            len(vocabulary),
             **cfg.model,
             policy=policy,
             backend=backend,
@@ -42,7 +44,7 @@ def train(cfg: DictConfig) -> None:
             model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono
         )
         best = Best(model, higher_is_better=False)
-        run.keep(model=model, optimizer=optimizer, best=best)
+        run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
         window = cfg.train.batch * (cfg.train.bptt + 1)  # tokens
         valid_text = corpus.valid[: run.evaluation_size("valid", len(corpus.valid), window)]
         test_text = corpus.test[: run.evaluation_size("test", len(corpus.test), window)]

@@ -92,6 +92,8 @@ def test_the_sites_are_redrawn_together_unless_given_apart(compose):
         ("+droput=nr_st", r"there is no key droput: did you mean dropout\?"),
         ("+train.epohs=3", r"there is no key train.epohs: did you mean train.epochs\?"),
         ("+task.rates.hr=.3", r"there is no key task.rates.hr: did you mean task.rates.rh\?"),
+        ("generate.temperature=0", "generate.temperature must be positive, not 0"),
+        ("evaluate.samples=0", "evaluate.samples must be positive, not 0"),
         ("input=x", "input= is for using a trained model: a training does not read it"),
         ("mode=tag", "task=ptb_small has no mode=tag: choose train"),
         ("train.lr='${seeds}'", "Interpolation key 'seeds' not found"),
@@ -116,6 +118,8 @@ def test_the_signature_ignores_how_a_run_is_watched_and_executed(compose):
         "run.dir=x",
         "data.dir=/x",
         "train.checkpoint_minutes=1",
+        "generate.length=3",
+        "evaluate.samples=2",
     ):
         assert signature(compose("task=ptb_small", same)) == base
     for same in ("precision=fp32", "train.clip=5.0", "train.lr=1e0", "task.rates.nr=25e-2"):

@@ -10,11 +10,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# Where and how a run is watched, stored and executed does not change what it computes.
+# Where and how a run is watched, stored and executed, or its model used later, does not change
+# what it computes.
 _IRRELEVANT = (
     "run",
     "mode",
     "only",
+    "evaluate",
+    "generate",
     "tracker",
     "checkpoint",  # its hash counts
     "device",

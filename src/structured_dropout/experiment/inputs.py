@@ -15,6 +15,8 @@ from structured_dropout.experiment.errors import UsageError
 
 _log = logging.getLogger(__name__)
 
+STDIN = Path("/dev/stdin")
+
 
 def data_folder(data: DictConfig) -> Path:
     """Where the public data sets are: ``data.dir``, or the user's cache folder.
@@ -43,7 +45,9 @@ def read_text(path: Path) -> str:
             carriage return alone, which may be meant to end a line or not.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        # By its number: standard input may be a socket, which cannot be opened by name.
+        with open(0 if path == STDIN else path, "rb", closefd=path != STDIN) as file:
+            text = file.read().decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -173,7 +173,7 @@ class Run:
             state = extended(self.cfg)
             self._folder.save_checkpoint(state)  # from now on it resumes by itself
         if state is not None:
-            self._check(state)
+            self._check(objects, state)
             self._restore(objects, state)
         elif self.cfg.checkpoint is not None:
             self._origin = load_weights(self.cfg, objects, self._data)
@@ -272,12 +272,17 @@ class Run:
             ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()),
         )
 
-    def _check(self, state: dict[str, Any]) -> None:
-        """That a checkpoint is of this configuration and these data."""
+    def _check(self, objects: dict[str, Stateful], state: dict[str, Any]) -> None:
+        """That a checkpoint has these objects, and is of this configuration and these data."""
         if state.get("config") != identity(self.cfg):
             raise UsageError(
                 f"the checkpoint in {self._folder.path} is of another configuration: choose "
                 "another run.dir"
+            )
+        if missing := objects.keys() - state["kept"].keys():
+            raise UsageError(
+                f"the checkpoint in {self._folder.path} has no {' and no '.join(sorted(missing))}, "
+                "for an older version wrote it: go on with that version, or choose another run.dir"
             )
         then = data_hashes(state.get("data", {}))
         check_data(self._folder.path, then, data_hashes(self._data))

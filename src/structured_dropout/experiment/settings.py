@@ -44,8 +44,9 @@ def _check_mode(cfg: DictConfig) -> None:
     if cfg.mode not in ("train", *cfg.task.modes):
         can = ", ".join(("train", *cfg.task.modes))
         raise UsageError(f"task={cfg.task.name} has no mode={cfg.mode}: choose {can}")
-    if cfg.mode == "train" and cfg.input is not None:
-        raise UsageError("input= is for using a trained model: a training does not read it")
+    for key in ("input", "reference"):
+        if cfg.mode == "train" and cfg.get(key) is not None:
+            raise UsageError(f"{key}= is for using a trained model: a training does not read it")
 
 
 def _check_functions(task: DictConfig) -> None:

@@ -1,4 +1,5 @@
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,3 +17,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def trained(launch, tiny_columns, tmp_path_factory) -> Path:
+    """The folder of a training that learned the made-up sentences."""
+    folder = tmp_path_factory.mktemp("trained")
+    launch(*tiny_columns, "dropout=nr_st", "train.epochs=12", "train.lr=.1", f"run.dir={folder}")
+    return folder

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,27 +7,12 @@ import torch
 from structured_dropout.experiment import checkpoint
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.run import Run
-from tasks.ner import benchmark, tag
+from tasks.ner import benchmark
 from tasks.ner.train import dropout
-
-ROOT = Path(__file__).parents[3]
 
 
 def summary(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
-
-
-def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "run.py", *overrides], cwd=ROOT, capture_output=True, text=True
-    )
-
-
-@pytest.fixture(scope="module")
-def trained(launch, tiny_columns, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    launch(*tiny_columns, "dropout=nr_st", "train.epochs=12", "train.lr=.1", f"run.dir={folder}")
-    return folder
 
 
 @pytest.mark.parametrize("dropout", ["none", "nr_random", "nr_st", "nr_rh_st"])
@@ -162,66 +145,6 @@ def test_the_benchmark_can_time_an_iteration(compose):
     cfg = compose("task=ner_conll03", "dropout=nr_rh_st", "device=cpu", "model.hidden_size=8")
     first = benchmark.iteration(cfg)
     assert first() > first() > 0
-
-
-def test_tagging_a_text(trained, tiny_columns, tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text("it sees Jan van Eyck\n\nçà went to Rome\n")
-    tagged = run(
-        "task=ner_conll03",
-        "mode=tag",
-        f"checkpoint={trained / 'checkpoint.pt'}",
-        f"input={text}",
-        "device=cpu",
-    )
-    assert tagged.returncode == 0, tagged.stderr
-    assert tagged.stdout == (
-        "it O\nsees O\nJan B-PER\nvan I-PER\nEyck I-PER\n\nçà O\nwent O\nto O\nRome B-LOC\n\n"
-    )  # columns alone, and a word of unknown characters among them
-    assert "1 of 9 words are unknown" in tagged.stderr
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("checkpoint=null", "mode=tag needs checkpoint: checkpoint=, of a training"),
-        ("checkpoint=nowhere.pt", "checkpoint=nowhere.pt does not exist"),
-        ("checkpoint=${input}", "text.txt is damaged"),
-        ("input=nowhere.txt", "nowhere.txt cannot be read"),
-        ("input=/dev/null", "input=/dev/null has no words"),
-    ],
-)
-def test_what_cannot_be_tagged(compose, trained, tmp_path, override, message):
-    (tmp_path / "text.txt").write_text("it went\n")
-    files = [f"checkpoint={trained / 'checkpoint.pt'}", f"input={tmp_path / 'text.txt'}"]
-    with pytest.raises(UsageError, match=message):
-        tag.main(compose("task=ner_conll03", *files, override))
-
-
-def test_other_checkpoints_are_refused(compose, tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    checkpoint.save(path, {"kept": {"model": {}, "optimizer": {}}})
-    with pytest.raises(UsageError, match="is not of a tagger"):
-        tag.load(path)
-    checkpoint.save(path, {"kept": {"vocabulary": {}, "best": {"weights": {}}}})
-    with pytest.raises(UsageError, match="is from the first epoch"):
-        tag.load(path)
-
-
-def test_a_tagger_learns_more_words_from_the_vectors(launch, compose, tiny_columns, tmp_path):
-    glove = tmp_path / "glove.txt"
-    glove.write_text("rome 1 1\noslo 1 2\nparis 1 3\n")
-    columns = [override for override in tiny_columns if not override.startswith("embeddings")]
-    overrides = [*columns, "embeddings=glove", f"embeddings.path={glove}", "train.max_iterations=2"]
-    launch(*overrides, f"run.dir={tmp_path}")
-    model, vocabulary = tag.restore(tag.load(tmp_path / "checkpoint.pt"), "dense", "dense")
-    assert "Paris" not in vocabulary
-    cfg = compose("task=ner_conll03", f"embeddings.path={glove}")
-    wider = tag.learn(model, vocabulary, {"Paris", "Rome", "nothing"}, cfg)
-    assert model.eval().words(torch.tensor([wider.word_id("Paris")])).tolist() == [[1, 3]]
-    glove.write_text("paris 1 2 3\n")
-    with pytest.raises(UsageError, match="has vectors of 3 numbers, the tagger's have 2"):
-        tag.learn(model, vocabulary, {"Paris"}, cfg)
 
 
 def test_table3_runs_and_makes_the_tables(sweep_in, tiny_columns, tmp_path):

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,22 +6,14 @@ import tiny
 
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.errors import UsageError
-from tasks.nmt import translate
 from tasks.nmt.benchmark import iteration, max_speedup
 
-ROOT = Path(__file__).parents[3]
 TASKS = ("nmt_de_en", "nmt_en_vi", "nmt_multi30k")
 DROPOUTS = ("none", "nr_random", "nr_st", "nr_rh_st")
 
 
 def result(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
-
-
-def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "run.py", *overrides], cwd=ROOT, capture_output=True, text=True
-    )
 
 
 @pytest.mark.parametrize("dropout", DROPOUTS)
@@ -126,54 +116,14 @@ def test_what_dropout_allows(compose):
     assert parts["encoder"] == pytest.approx(4 / 3.7)  # one of its four products
 
 
-def test_translate_mode(unbroken, tmp_path):
-    source = tmp_path / "source.txt"
-    source.write_text("w1 w2 w3\n\nnever seen\n")
-    arguments = [
-        "task=nmt_multi30k",
-        "mode=translate",
-        f"input={source}",
-        "translate.max_length=6",
-        "device=cpu",
-    ]
-    translated = run(*arguments, f"checkpoint={unbroken / 'checkpoint.pt'}")
-    assert translated.returncode == 0, translated.stderr
-    lines = translated.stdout.split("\n")
-    assert len(lines) == 4
-    assert lines[1] == lines[3] == ""
-    assert set(lines[0].split()) <= {"<unk>", *(f"w{i}" for i in range(6))}
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ([], "mode=translate needs checkpoint and input"),
-        (
-            ["checkpoint=nowhere.pt", f"input={ROOT}/README.md"],
-            "checkpoint=nowhere.pt does not exist",
-        ),
-        (["checkpoint=nowhere.pt", "input=nowhere.txt"], "nowhere.txt cannot be read"),
-        ([f"checkpoint={ROOT}/README.md", f"input={ROOT}/README.md"], "README.md is damaged"),
-    ],
-)
-def test_what_cannot_be_translated(compose, overrides, message):
-    with pytest.raises(UsageError, match=message):
-        translate.main(compose("task=nmt_multi30k", "mode=translate", *overrides))
-
-
-def test_a_checkpoint_of_another_task_is_refused(launch, compose, tiny_text, tmp_path):
-    launch(*tiny_text, "task=ptb_small", "train.max_iterations=1", f"run.dir={tmp_path}")
-    overrides = [f"checkpoint={tmp_path}/checkpoint.pt", f"input={ROOT}/README.md"]
-    with pytest.raises(UsageError, match="is not of a translation model"):
-        translate.main(compose("task=nmt_multi30k", "mode=translate", *overrides))
-
-
 def test_a_mode_that_the_task_does_not_have(compose):
     with pytest.raises(
-        UsageError, match="task=nmt_multi30k has no mode=dance: choose train, translate"
+        UsageError, match="task=nmt_multi30k has no mode=dance: choose train, evaluate, translate"
     ):
         settings.check(compose("task=nmt_multi30k", "mode=dance"))
-    with pytest.raises(UsageError, match="task=ptb_small has no mode=translate: choose train"):
+    with pytest.raises(
+        UsageError, match="task=ptb_small has no mode=translate: choose train, evaluate"
+    ):
         settings.check(compose("task=ptb_small", "mode=translate"))
 
 
