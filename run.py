@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import tasks  # noqa: F401  their schemas
-from structured_dropout.experiment import settings
+from structured_dropout.experiment import ranks, settings
 from structured_dropout.experiment.composition import explain
 from structured_dropout.experiment.errors import (
     Interrupted,
@@ -40,7 +40,8 @@ def main(cfg: DictConfig) -> str:
     """Train, or find it done. Returns the path of the summary, or in a sweep an ``error: ...``."""
     # What a trained model gives goes to stdout alone.
     stream = sys.stdout if cfg.mode == "train" else sys.stderr
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream, force=True)
+    level = logging.INFO if ranks.rank() == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=stream, force=True)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if cfg.only is not None and not sweep:
@@ -48,14 +49,17 @@ def main(cfg: DictConfig) -> str:
         if cfg.only is not None and f"{cfg.task.name}/{cfg.dropout.name}" not in cfg.only:
             return ""
         settings.check(cfg)
+        if ranks.size() > 1 and (sweep or cfg.mode != "train"):
+            raise UsageError("torchrun is for one training: use python run.py for anything else")
         if cfg.mode != "train":
             hydra.utils.get_method(cfg.task.modes[cfg.mode])(cfg)
             return ""
         folder = prepare(cfg)
-        if is_done(folder, cfg):
-            _log.info("already done, nothing to run")
-        else:
-            hydra.utils.get_method(cfg.task.recipe)(cfg)
+        with ranks.joined(settings.device(cfg)):
+            if ranks.from_first(lambda: is_done(folder, cfg)):
+                _log.info("already done, nothing to run")
+            else:
+                hydra.utils.get_method(cfg.task.recipe)(cfg)
     except (UsageError, TrainingDiverged, StorageFailed) as error:
         if sweep:  # the other runs go on
             _log.error("error: %s", error)

@@ -37,6 +37,7 @@ def train(cfg: DictConfig) -> None:
         model.to(run.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr)
         run.keep(model=model, optimizer=optimizer)
+        trained = run.distribute(model)
 
         for epoch in run.epochs():
             optimizer.param_groups[0]["lr"] = cfg.train.lr / cfg.train.decay ** max(
@@ -44,9 +45,10 @@ def train(cfg: DictConfig) -> None:
             )
             model.train()
             for window in run.iterations(windows):
-                tokens, targets = (part.to(run.device) for part in window)
+                rows = run.rows(cfg.train.batch)
+                tokens, targets = (part[:, rows].to(run.device) for part in window)
                 loss, run.carry["state"] = step(
-                    model,
+                    trained,
                     optimizer,
                     tokens,
                     targets,
@@ -66,7 +68,7 @@ def train(cfg: DictConfig) -> None:
 
 
 def step(
-    model: LanguageModel,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     tokens: Tensor,
     targets: Tensor,

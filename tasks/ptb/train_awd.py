@@ -43,6 +43,7 @@ def train(cfg: DictConfig) -> None:
         )
         best = Best(model, higher_is_better=False)
         run.keep(model=model, optimizer=optimizer, best=best)
+        trained = run.distribute(model)
 
         for epoch in run.epochs():
             windows = data.VariableWindows(
@@ -50,9 +51,10 @@ def train(cfg: DictConfig) -> None:
             )
             model.train()
             for window in run.iterations(windows):
-                tokens, targets = (part.to(run.device) for part in window)
+                rows = run.rows(cfg.train.batch)
+                tokens, targets = (part[:, rows].to(run.device) for part in window)
                 loss, run.carry["state"] = step(
-                    model,
+                    trained,
                     optimizer,
                     tokens,
                     targets,
@@ -75,7 +77,7 @@ def train(cfg: DictConfig) -> None:
 
 
 def step(
-    model: AWDLanguageModel,
+    model: nn.Module,
     optimizer: NTASGD,
     tokens: Tensor,
     targets: Tensor,
@@ -86,9 +88,7 @@ def step(
     """One iteration over a window [T, B]; returns the mean loss a token and the state for the next
     window."""
     with autocast:
-        h, state = model.hidden(tokens, state)
-        mask = model.projection.draw_mask(*tokens.shape)
-        logits = model.projection(h, mask)
+        logits, state, h, mask = model(tokens, state, return_h=True)
     loss = cross_entropy_(logits.flatten(0, 1), targets.flatten()) / targets.numel()
     optimizer.zero_grad()
     (loss + penalty(h.float(), mask, recipe.alpha, recipe.beta)).backward()
