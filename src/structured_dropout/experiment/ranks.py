@@ -4,7 +4,7 @@ All hold the whole model, draw the same random numbers and evaluate the same; ea
 rows of every batch. With one process each function here is the plain thing that it stands for.
 """
 
-# No annotations from __future__: torch looks at those of a communication hook.
+from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
@@ -117,10 +117,9 @@ class Share:
         that of its rows, a mean over them."""
         if size() == 1:
             return model
-        parallel = DistributedDataParallel(
-            model, broadcast_buffers=False, find_unused_parameters=find_unused_parameters
-        )
-        parallel.register_comm_hook(self, _weighted_sum)
+        parallel = DistributedDataParallel(model, find_unused_parameters=find_unused_parameters)
+        # A function without annotations: torch does not know those that are text.
+        parallel.register_comm_hook(None, lambda _, bucket: self._weighted_sum(bucket))
         return parallel
 
     def total(self, loss: Tensor, units: int) -> tuple[Tensor, int]:
@@ -152,11 +151,10 @@ class Share:
     def _rows(self, batch: int) -> slice:
         return slice(rank(), None, size()) if rank() < batch else slice(0, 1)
 
-
-def _weighted_sum(share: Share, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    gradients = bucket.buffer().mul_(share._weight)
-    work = dist.all_reduce(gradients, async_op=True)
-    return work.get_future().then(lambda future: future.value()[0])
+    def _weighted_sum(self, bucket: Any) -> Any:
+        """The future of a bucket of gradients."""
+        work = dist.all_reduce(bucket.buffer().mul_(self._weight), async_op=True)
+        return work.get_future().then(lambda future: future.value()[0])
 
 
 def _each(function: Callable[[Tensor], Tensor], state: Any) -> Any:

@@ -135,14 +135,6 @@ class Run:
         self._saved = time.monotonic()
         return self
 
-    def _open(self) -> None:
-        cfg = self.cfg
-        self._folder = RunFolder(cfg)
-        name = f"{cfg.task.name} {cfg.dropout.name} seed{cfg.seed}"
-        self._tracker = open_tracker(
-            cfg.tracker, identity(cfg), name, signature(cfg), self._folder.path
-        )
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -269,6 +261,14 @@ class Run:
         _log.info(
             "%s",
             ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()),
+        )
+
+    def _open(self) -> None:
+        cfg = self.cfg
+        self._folder = RunFolder(cfg)
+        name = f"{cfg.task.name} {cfg.dropout.name} seed{cfg.seed}"
+        self._tracker = open_tracker(
+            cfg.tracker, identity(cfg), name, signature(cfg), self._folder.path
         )
 
     def _check(self, state: dict[str, Any]) -> None:
