@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import tasks  # noqa: F401  their schemas
-from structured_dropout.experiment import settings, streams
+from structured_dropout.experiment import ranks, settings, streams
 from structured_dropout.experiment.composition import explained
 from structured_dropout.experiment.errors import (
     Interrupted,
@@ -45,8 +45,9 @@ def main(cfg: DictConfig) -> float | str | None:
     """
     # What a trained model gives goes to stdout alone.
     stream = sys.stdout if cfg.mode == "train" else sys.stderr
+    level = logging.INFO if ranks.rank() == 0 else logging.WARNING
     handlers = [streams.LogHandler(stream)]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers, force=True)
+    logging.basicConfig(level=level, format="%(message)s", handlers=handlers, force=True)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if cfg.only is not None and not sweep:
@@ -54,15 +55,18 @@ def main(cfg: DictConfig) -> float | str | None:
         if cfg.only is not None and f"{cfg.task.name}/{cfg.dropout.name}" not in cfg.only:
             return None
         settings.check(cfg)
+        if ranks.size() > 1 and (sweep or cfg.mode != "train"):
+            raise UsageError("torchrun is for one training: use python run.py for anything else")
         if cfg.mode != "train":
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it, as other filters
             hydra.utils.get_method(cfg.task.modes[cfg.mode])(cfg)
             return None
         folder = prepare(cfg)
-        if is_done(folder, cfg):
-            _log.info("already done, nothing to run")
-        else:
-            hydra.utils.get_method(cfg.task.recipe)(cfg)
+        with ranks.joined(settings.device(cfg)):
+            if ranks.from_first(lambda: is_done(folder, cfg)):
+                _log.info("already done, nothing to run")
+            else:
+                hydra.utils.get_method(cfg.task.recipe)(cfg)
     except (UsageError, TrainingDiverged, StorageFailed) as error:
         if sweep:  # the other runs go on
             _log.error("error: %s", error)

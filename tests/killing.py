@@ -9,6 +9,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -49,14 +50,22 @@ class Trainings:
             env=environment,
         )
 
-    def __call__(self, folder: Path, *overrides: str, kill: tuple[str, int] | None = None) -> Ended:
+    def __call__(
+        self,
+        folder: Path,
+        *overrides: str,
+        kill: tuple[str, int] | None = None,
+        ranks: int = 1,
+    ) -> Ended:
         """Train in ``folder``.
 
         Args:
             kill: die of SIGKILL right before the n-th event of this kind, counted from 1.
+            ranks: processes that train together, as torchrun would start them; the last one dies,
+                and what the first one says is returned.
         """
         command = [*overrides, f"run.dir={folder}", "train.threads=1"]
-        job = {"command": command, "log": str(self._log), "kill": kill}
+        job = {"command": command, "log": str(self._log), "kill": kill, "ranks": ranks}
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         code = int(self._server.stdout.readline())
@@ -73,10 +82,35 @@ class Trainings:
 def serve() -> None:
     """Fork a training for each line, a JSON object; answer with its exit code."""
     for line in sys.stdin:
-        if (child := os.fork()) == 0:
-            train(**json.loads(line))
-            return
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        job = json.loads(line)
+        ranks = job.pop("ranks")
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        children = []
+        for rank in range(ranks):
+            if (child := os.fork()) == 0:
+                if ranks > 1:
+                    os.environ.update(torchrun(rank, ranks, port))
+                last = rank == ranks - 1
+                log = job["log"] if rank == 0 else f"{job['log']}.{rank}"
+                train(job["command"], log, job["kill"] if last else None)
+                return
+            children.append(child)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(codes[0], flush=True)
+
+
+def torchrun(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torchrun says to each process that it starts."""
+    return {
+        "TORCHELASTIC_RUN_ID": "test",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+    }
 
 
 def train(command: list[str], log: str, kill: tuple[str, int] | None) -> None:

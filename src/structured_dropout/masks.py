@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout.policy import SiteDropout
+from structured_dropout.split import whole
 
 
 @dataclass(frozen=True)
@@ -198,21 +199,24 @@ def draw(
     Units are drawn on the CPU, from ``generator`` (torch's default one if None), so that a seed
     gives the same masks on every device; elements, one number each, on the device and in the dtype
     of ``like``, from that device's default generator, since moving them would slow the random
-    baseline.
+    baseline. Of a batch that is ``split`` both are drawn for the whole.
     """
     p = site.rate(layer) if site is not None else 0.0
     if site is None or p == 0:
         return None
-    steps_per_draw = site.steps_per_draw(steps)
-    draws = -(-steps // steps_per_draw)
+    all_steps, all_rows, rows = whole(steps, batch)
+    steps_per_draw = site.steps_per_draw(all_steps)
+    all_draws, draws = (-(-n // steps_per_draw) for n in (all_steps, steps))
     scale = 1 / (1 - p)
     if not site.case.structured:
         # rand and a comparison: on the CPU bernoulli_, which F.dropout uses, takes four times as
         # long. In bfloat16 there would be 256 numbers to compare.
         dtype = torch.promote_types(like.dtype, torch.float32)
-        values = torch.rand(draws, batch, units, dtype=dtype, device=like.device)
+        noise = torch.rand(all_draws, all_rows, units, dtype=dtype, device=like.device)
+        values = noise[:draws, rows].contiguous()
         return ElementMask(values.ge_(p).mul_(scale), steps_per_draw)
-    noise = torch.rand(draws, units, generator=generator, dtype=torch.float32, device="cpu")
+    noise = torch.rand(all_draws, units, generator=generator, dtype=torch.float32, device="cpu")
+    noise = noise[:draws]
     if site.sampling == "exact":
         keep = torch.zeros(draws, units, dtype=torch.bool, device="cpu")
         keep.scatter_(1, noise.argsort(dim=1)[:, : round((1 - p) * units)], True)
@@ -238,7 +242,9 @@ def draw_held(
     if expectation:
         return like.new_full((1, 1, 1), p).expand(steps, 1, 1)
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.rand(steps, batch, units, dtype=dtype, device=like.device).lt_(p)  # as in draw
+    all_steps, all_rows, rows = whole(steps, batch)
+    noise = torch.rand(all_steps, all_rows, units, dtype=dtype, device=like.device)  # as in draw
+    return noise[:steps, rows].contiguous().lt_(p)
 
 
 def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packing) -> Tensor:

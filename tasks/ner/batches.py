@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from tasks.ner.vocabulary import PAD, Vocabulary
@@ -33,7 +34,7 @@ class Batch:
         characters: ids [C] of all words in a row, ``width - 1`` paddings before, between and after
             them; so each window of ``width`` characters lies over one word, its edges included.
         windows: how many windows lie over each word [W].
-        sizes: how many sentences have a word at each time step [T], on the CPU.
+        sizes: how many sentences have a word at each time step, on the CPU.
         tags: ids [T, B], 0 where a sentence has ended or the tags are unknown.
         mask: whether a sentence has a word there [T, B].
     """
@@ -105,12 +106,18 @@ def by_length(
     return [longest_first[start : start + batch] for start in range(0, len(sentences), batch)]
 
 
-def collate(sentences: list[Encoded], width: int) -> Batch:
-    """The batch of these sentences, which must come longest first."""
-    lengths = torch.tensor([len(sentence.words) for sentence in sentences])
+def collate(sentences: list[Encoded], width: int, rows: slice = slice(None)) -> Batch:
+    """The batch of these sentences, which must come longest first.
+
+    Args:
+        rows: which of them to take; tags and mask are as long as the longest of all.
+    """
     steps = torch.arange(len(sentences[0].words))
+    sentences = sentences[rows]
+    lengths = torch.tensor([len(sentence.words) for sentence in sentences])
     mask = steps.unsqueeze(1) < lengths
     sizes = mask.sum(dim=1)
+    sizes = sizes[sizes > 0]
     places = [
         (sentence, t) for t, size in enumerate(sizes.tolist()) for sentence in sentences[:size]
     ]
@@ -124,6 +131,9 @@ def collate(sentences: list[Encoded], width: int) -> Batch:
         characters=torch.tensor(characters),
         windows=torch.tensor([len(sentence.characters[t]) + width - 1 for sentence, t in places]),
         sizes=sizes,
-        tags=pad_sequence([torch.tensor(sentence.tags) for sentence in sentences]),
+        tags=F.pad(
+            pad_sequence([torch.tensor(sentence.tags) for sentence in sentences]),
+            (0, 0, 0, len(steps) - len(sizes)),
+        ),
         mask=mask,
     )

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torchcrf import CRF
 
 from structured_dropout import DropoutPolicy, StructuredLinear, StructuredLSTM
+from structured_dropout.split import padded_to
 from tasks.ner.batches import Batch
 from tasks.ner.char_cnn import CharCNN
 from tasks.ner.tags import OUTSIDE, may_follow
@@ -77,19 +78,21 @@ class Tagger(nn.Module):
         _forbid(self.crf, vocabulary.tags)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Scores [T, B, tags] of each word's tags, in float32 for the CRF."""
+        """The negative log-likelihood of all tags of the batch, summed."""
+        return -self.crf(self.scores(batch), batch.tags, batch.mask)
+
+    def scores(self, batch: Batch) -> Tensor:
+        """[T, B, tags] of each word's tags, in float32 for the CRF."""
+        steps = len(batch.tags)
         words = self.dropout(self.words(batch.words))
         x = torch.cat((words, self.characters(batch.characters, batch.windows)), dim=1)
-        h, _ = self.lstm(PackedSequence(x, batch.sizes))
-        return self.projection(pad_packed_sequence(h)[0]).float()
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The negative log-likelihood of all tags of the batch, summed."""
-        return -self.crf(self(batch), batch.tags, batch.mask)
+        with padded_to(steps):
+            h, _ = self.lstm(PackedSequence(x, batch.sizes))
+        return self.projection(pad_packed_sequence(h, total_length=steps)[0]).float()
 
     def decode(self, batch: Batch) -> list[list[int]]:
         """The best tags of each sentence; they always follow IOBES."""
-        best: list[list[int]] = self.crf.decode(self(batch), batch.mask)
+        best: list[list[int]] = self.crf.decode(self.scores(batch), batch.mask)
         return best
 
 

@@ -15,12 +15,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from structured_dropout import DropoutPolicy
-from structured_dropout.experiment import settings
+from structured_dropout.experiment import ranks, settings
 from structured_dropout.experiment.best import Best
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.run import Run
 from tasks.ner import data, embeddings, tags
-from tasks.ner.batches import Batch, Batches, encode, shuffled
+from tasks.ner.batches import Batch, collate, encode, shuffled
 from tasks.ner.evaluate import score
 from tasks.ner.model import Tagger
 from tasks.ner.predict import predict
@@ -40,8 +40,8 @@ def train(cfg: DictConfig) -> None:
         for sentence in corpus.train
     ]
 
-    trained = {word for sentence in corpus.train for word in sentence.words}
-    found = embeddings.coverage(pretrained, trained)
+    training_words = {word for sentence in corpus.train for word in sentence.words}
+    found = embeddings.coverage(pretrained, training_words)
     unk_percent = vocabulary.unk_percent(train=corpus.train, valid=corpus.valid, test=corpus.test)
     provenance = {
         **corpus.provenance,
@@ -68,17 +68,18 @@ def train(cfg: DictConfig) -> None:
         )
         best = Best(model, higher_is_better=True)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
-        valid, test = (
-            sentences[: run.evaluation_size(split, len(sentences), cfg.train.batch)]
-            for split, sentences in (("valid", corpus.valid), ("test", corpus.test))
-        )
+        # A batch of sentences of one word has no transition.
+        trained = run.distribute(model, find_unused_parameters=True)
+        valid, test = run.evaluated(cfg.train.batch, valid=corpus.valid, test=corpus.test)
 
         for epoch in run.epochs():
             optimizer.param_groups[0]["lr"] = cfg.train.lr / (1 + cfg.train.decay * (epoch - 1))
             groups = shuffled(training, cfg.train.batch, random.Random(f"{cfg.seed} {epoch}"))
             model.train()
-            for batch in run.iterations(Batches(training, groups, cfg.model.char_width)):
-                loss = step(model, optimizer, batch.to(run.device), cfg.train.clip, run.autocast)
+            for group in run.iterations(groups):
+                sentences = [training[i] for i in group]
+                batch = collate(sentences, cfg.model.char_width, run.rows(len(group)))
+                loss = step(trained, optimizer, batch.to(run.device), cfg.train.clip, run.autocast)
                 run.record(loss / len(batch.words), units=len(batch.words))
             with run.autocast:
                 predicted = predict(model, vocabulary, [encode(vocabulary, s.words) for s in valid])
@@ -99,7 +100,7 @@ def dropout(cfg: DictConfig) -> tuple[DropoutPolicy, float]:
     """What is dropped inside the model, and the rate at which elements of the embeddings are.
 
     Raises:
-        UsageError: embeddings cannot be dropped in this way.
+        UsageError: embeddings cannot be dropped in this way, or by several processes.
     """
     policy = settings.policy(cfg, layers=cfg.model.layers)
     if cfg.placement == "input" or policy.nr is None:
@@ -108,11 +109,16 @@ def dropout(cfg: DictConfig) -> tuple[DropoutPolicy, float]:
         raise UsageError(
             "placement=embeddings drops single elements (case I): choose input for other cases"
         )
+    if ranks.size() > 1:
+        raise UsageError(
+            "placement=embeddings draws for the words that a process has, so it trains in one: "
+            "choose input"
+        )
     return replace(policy, nr=None), policy.nr.rate()
 
 
 def step(
-    model: Tagger,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     clip: float,
@@ -120,7 +126,7 @@ def step(
 ) -> Tensor:
     """One iteration; returns the loss of all sentences together."""
     with autocast:
-        loss = model.loss(batch)
+        loss = model(batch)
     optimizer.zero_grad()
     (loss / batch.sentences).backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip)

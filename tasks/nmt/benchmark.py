@@ -32,9 +32,10 @@ def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
         4, shape.tgt_vocabulary, (shape.tgt_words + 2, batch, 1), device=device
     )  # <s> and </s> too
     lengths = torch.full((batch,), shape.src_words, device=device)
+    padding = vocabulary.padding("tgt")
     if part == "model":
         optimizer = build_optimizer(model, cfg.train)
-        return lambda: step(model, optimizer, src, lengths, tgt, autocast)
+        return lambda: step(model, optimizer, src, lengths, tgt, padding, autocast)
 
     words = tgt[:-1]
     masks = model.draw_masks(len(src), len(words), batch)
@@ -62,7 +63,7 @@ def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
         masks = model.draw_masks(len(src), len(words), batch)
         with autocast:
             logits = model.project(outputs, masks)
-        negative_log_likelihood(model, logits, tgt).backward()
+        negative_log_likelihood(logits, tgt, padding).backward()
 
     return {"encoder": encoder, "decoder": decoder, "projection": projection}[part]
 

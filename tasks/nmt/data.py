@@ -33,8 +33,8 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.src)
 
-    def first(self, number: int) -> Pairs:
-        return Pairs(self.src[:number], self.tgt[:number])
+    def __getitem__(self, pairs: slice) -> Pairs:
+        return Pairs(self.src[pairs], self.tgt[pairs])
 
     def up_to(self, words: int) -> Pairs:
         """The pairs of which neither sentence is longer, or empty."""
@@ -153,7 +153,7 @@ def load(data: DictConfig) -> Corpus:
         )
     if data.evaluate_on is not None:
         notes.append(f"BLEU of the first {data.evaluate_on} sentences")
-        splits |= {split: splits[split].first(data.evaluate_on) for split in ("valid", "test")}
+        splits |= {split: splits[split][: data.evaluate_on] for split in ("valid", "test")}
     provenance = {
         "name": data.name,
         "exact": not notes,
@@ -183,7 +183,7 @@ def test_split(data: DictConfig) -> tuple[Pairs, dict[str, str]]:
         _complete(files, data, "test")
     pairs = read_pairs(files.src, files.tgt, LONGEST_SENTENCE)
     found = {"test_src": sha256(files.src), "test_tgt": sha256(files.tgt)}
-    return pairs.first(data.evaluate_on) if "evaluate_on" in data else pairs, found
+    return pairs[: data.get("evaluate_on")], found
 
 
 LONGEST_SENTENCE = 1000  # words; all of a batch are translated as if they had as many

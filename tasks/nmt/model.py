@@ -14,6 +14,7 @@ from onmt.models import NMTModel
 from onmt.modules import Embeddings
 from onmt.modules.util_class import Cast
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from structured_dropout import (
     Case,
@@ -23,6 +24,9 @@ from structured_dropout import (
     precision,
 )
 from structured_dropout.derivatives import without_autocast
+from structured_dropout.experiment import ranks
+from structured_dropout.experiment.errors import UsageError
+from structured_dropout.split import padded_to
 from tasks.nmt.batches import Vocabulary
 from tasks.nmt.decoder import decode
 from tasks.nmt.masks import Masks, dropped
@@ -34,7 +38,7 @@ class TranslationModel(NMTModel):
     """OpenNMT's model with its own dropout, its forward pass in the three parts that the benchmark
     times."""
 
-    def logits(self, src: Tensor, lengths: Tensor, tgt: Tensor) -> Tensor:
+    def forward(self, src: Tensor, lengths: Tensor, tgt: Tensor) -> Tensor:
         """Before the softmax [tgt_len - 1, batch, vocabulary], each word given those before it.
 
         Args:
@@ -113,7 +117,10 @@ class StructuredModel(TranslationModel):
         return Masks.draw(policy, self.decoder, src_steps, tgt_steps, batch, self.masks_from)
 
     def encode(self, src: Tensor, lengths: Tensor, masks: Masks) -> tuple[State, Tensor]:
-        state, memory = super().encode(src, lengths, masks)
+        with padded_to(len(src)):
+            state, memory = super().encode(src, lengths, masks)
+        if len(memory) < len(src):  # where another process has the longest sentence
+            memory = F.pad(memory, (0, 0, 0, 0, 0, len(src) - len(memory)))
         return state, dropped(memory, masks.memory)
 
     def decode(
@@ -139,10 +146,19 @@ def build(
     generator: torch.Generator | None = None,
 ) -> TranslationModel:
     """OpenNMT's own model where torch's LSTM runs and it can drop what the policy says, else the
-    structured one."""
+    structured one.
+
+    Raises:
+        UsageError: several processes train OpenNMT's own model with dropout.
+    """
     rate = opennmt_rate(policy, layers)
     model = opennmt_model(vocabulary, hidden_size, layers, init, rate or 0.0)
     if backend == "fused" and rate is not None:
+        if rate and ranks.size() > 1:
+            raise UsageError(
+                "OpenNMT's own dropout draws for the sentences that a process has, so it trains in "
+                "one: choose backend=dense"
+            )
         return model
     return StructuredModel(model, policy, backend, generator)
 

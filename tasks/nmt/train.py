@@ -22,7 +22,7 @@ from structured_dropout.loss import cross_entropy_
 from tasks.nmt import data
 from tasks.nmt.batches import Passes, Stretch, Vocabulary
 from tasks.nmt.evaluate import bleu, signature
-from tasks.nmt.model import TranslationModel, build
+from tasks.nmt.model import build
 from tasks.nmt.translate import translate
 
 
@@ -32,6 +32,7 @@ def train(cfg: DictConfig) -> None:
     corpus = data.load(cfg.data)
     vocabulary = Vocabulary.of(corpus.train, cfg.data.vocabulary_size)
     passes = Passes(corpus.train, vocabulary, cfg.train.batch, cfg.seed)
+    padding = vocabulary.padding("tgt")
 
     unk_percent = vocabulary.unk_percent(train=corpus.train, valid=corpus.valid, test=corpus.test)
     provenance = {**corpus.provenance, "unk_percent": unk_percent}
@@ -42,17 +43,20 @@ def train(cfg: DictConfig) -> None:
         model.to(run.device)
         optimizer = build_optimizer(model, cfg.train)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary)
-        valid = corpus.valid.first(run.evaluation_size("valid", len(corpus.valid), cfg.train.batch))
-        test = corpus.test.first(run.evaluation_size("test", len(corpus.test), cfg.train.batch))
+        trained = run.distribute(model)
+        valid, test = run.evaluated(cfg.train.batch, valid=corpus.valid, test=corpus.test)
 
         for epoch in run.epochs():
             model.train()
             for batch in run.iterations(
                 Stretch(passes, (epoch - 1) * cfg.train.steps, cfg.train.steps)
             ):
-                words = int((batch.tgt[1:] != vocabulary.padding("tgt")).sum())
-                src, lengths, tgt = (part.to(run.device) for part in (*batch.src, batch.tgt))
-                loss = step(model, optimizer, src, lengths, tgt, run.autocast)
+                (src, lengths), tgt = batch.src, batch.tgt
+                rows = run.rows(len(lengths))
+                src, lengths, tgt = src[:, rows], lengths[rows], tgt[:, rows]
+                words = int((tgt[1:] != padding).sum())
+                src, lengths, tgt = (part.to(run.device) for part in (src, lengths, tgt))
+                loss = step(trained, optimizer, src, lengths, tgt, padding, run.autocast)
                 run.record(loss / words, units=words)
             with run.autocast:
                 translations = translate(
@@ -81,19 +85,20 @@ def build_optimizer(model: nn.Module, train: DictConfig) -> Optimizer:
 
 
 def step(
-    model: TranslationModel,
+    model: nn.Module,
     optimizer: Optimizer,
     src: Tensor,
     lengths: Tensor,
     tgt: Tensor,
+    padding: int,
     autocast: torch.autocast,
 ) -> Tensor:
     """One iteration; returns the loss of all words together. Arguments as in
-    TranslationModel.logits."""
+    TranslationModel.forward."""
     optimizer.zero_grad()
     with autocast:
-        logits = model.logits(src, lengths, tgt)
-    loss = negative_log_likelihood(model, logits, tgt)
+        logits = model(src, lengths, tgt)
+    loss = negative_log_likelihood(logits, tgt, padding)
     optimizer.backward(
         loss / tgt.shape[1]
     )  # summed over time, averaged over the sentences: as OpenNMT normalizes
@@ -101,7 +106,6 @@ def step(
     return loss.detach()
 
 
-def negative_log_likelihood(model: TranslationModel, logits: Tensor, tgt: Tensor) -> Tensor:
+def negative_log_likelihood(logits: Tensor, tgt: Tensor, padding: int) -> Tensor:
     """Of the words that follow <s>, summed. The logits are lost."""
-    padding = model.decoder.embeddings.word_padding_idx
     return cross_entropy_(logits.flatten(0, 1), tgt[1:].flatten(), ignore_index=padding)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from structured_dropout import DropoutPolicy, StructuredLinear, StructuredLSTM
+from structured_dropout.masks import Mask
 from structured_dropout.regularizers import drop_words
 
 State = list[tuple[Tensor, Tensor]]  # (h, c) of each layer
@@ -60,13 +61,15 @@ class AWDLanguageModel(nn.Module):
             self.projection.bias
         )  # the LSTM's parameters stay uniform in 1 / sqrt(width), torch's choice
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Logits [T, B, vocabulary] for tokens [T, B], and the state to carry over."""
-        h, state = self.hidden(tokens, state)
-        return self.projection(h), state
+    def forward(
+        self, tokens: Tensor, state: State | None = None, return_h: bool = False
+    ) -> tuple[Tensor, State] | tuple[Tensor, State, Tensor, Mask | None]:
+        """Logits [T, B, vocabulary] for tokens [T, B], and the state to carry over.
 
-    def hidden(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """What the projection reads, before its dropout: [T, B, embedding_size]."""
+        Args:
+            return_h: what the projection reads [T, B, embedding_size], before its dropout, and the
+                mask of that, too.
+        """
         h = self.embedding(tokens)
         if self.training:
             h = drop_words(h, tokens, self.embedding.num_embeddings, self.embedding_dropout)
@@ -74,4 +77,7 @@ class AWDLanguageModel(nn.Module):
         for layer, before in zip(self.layers, state or [None] * len(self.layers), strict=True):
             h, reached = layer(h, before)
             after.append(reached)
-        return h, after
+        if not return_h:
+            return self.projection(h), after
+        mask = self.projection.draw_mask(*tokens.shape)
+        return self.projection(h, mask), after, h, mask

@@ -39,9 +39,9 @@ def train(cfg: DictConfig) -> None:
         model.to(run.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary)
-        window = cfg.train.batch * (cfg.train.bptt + 1)  # tokens
-        valid_text = corpus.valid[: run.evaluation_size("valid", len(corpus.valid), window)]
-        test_text = corpus.test[: run.evaluation_size("test", len(corpus.test), window)]
+        trained = run.distribute(model)
+        tokens_a_batch = cfg.train.batch * (cfg.train.bptt + 1)
+        valid_text, test_text = run.evaluated(tokens_a_batch, valid=corpus.valid, test=corpus.test)
 
         for epoch in run.epochs():
             optimizer.param_groups[0]["lr"] = cfg.train.lr / cfg.train.decay ** max(
@@ -49,9 +49,10 @@ def train(cfg: DictConfig) -> None:
             )
             model.train()
             for window in run.iterations(windows):
-                tokens, targets = (part.to(run.device) for part in window)
+                rows = run.rows(cfg.train.batch)
+                tokens, targets = (part[:, rows].to(run.device) for part in window)
                 loss, run.carry["state"] = step(
-                    model,
+                    trained,
                     optimizer,
                     tokens,
                     targets,
@@ -71,7 +72,7 @@ def train(cfg: DictConfig) -> None:
 
 
 def step(
-    model: LanguageModel,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     tokens: Tensor,
     targets: Tensor,

@@ -45,9 +45,9 @@ def train(cfg: DictConfig) -> None:
         )
         best = Best(model, higher_is_better=False)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
-        window = cfg.train.batch * (cfg.train.bptt + 1)  # tokens
-        valid_text = corpus.valid[: run.evaluation_size("valid", len(corpus.valid), window)]
-        test_text = corpus.test[: run.evaluation_size("test", len(corpus.test), window)]
+        trained = run.distribute(model)
+        tokens_a_batch = cfg.train.batch * (cfg.train.bptt + 1)
+        valid_text, test_text = run.evaluated(tokens_a_batch, valid=corpus.valid, test=corpus.test)
 
         for epoch in run.epochs():
             windows = data.VariableWindows(
@@ -55,9 +55,10 @@ def train(cfg: DictConfig) -> None:
             )
             model.train()
             for window in run.iterations(windows):
-                tokens, targets = (part.to(run.device) for part in window)
+                rows = run.rows(cfg.train.batch)
+                tokens, targets = (part[:, rows].to(run.device) for part in window)
                 loss, run.carry["state"] = step(
-                    model,
+                    trained,
                     optimizer,
                     tokens,
                     targets,
@@ -80,7 +81,7 @@ def train(cfg: DictConfig) -> None:
 
 
 def step(
-    model: AWDLanguageModel,
+    model: nn.Module,
     optimizer: NTASGD,
     tokens: Tensor,
     targets: Tensor,
@@ -91,9 +92,7 @@ def step(
     """One iteration over a window [T, B]; returns the mean loss a token and the state for the next
     window."""
     with autocast:
-        h, state = model.hidden(tokens, state)
-        mask = model.projection.draw_mask(*tokens.shape)
-        logits = model.projection(h, mask)
+        logits, state, h, mask = model(tokens, state, return_h=True)
     loss = cross_entropy_(logits.flatten(0, 1), targets.flatten()) / targets.numel()
     optimizer.zero_grad()
     (loss + penalty(h.float(), mask, recipe.alpha, recipe.beta)).backward()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from structured_dropout.experiment import ranks
+
 _PACKAGES = (
     *(
         "torch",
@@ -46,7 +48,8 @@ def commit() -> str:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """The processor, the threads torch uses, and the GPU if it is one."""
+    """The processor, the threads torch uses, the GPU if it is one, and the processes if several
+    train one model."""
     facts: dict[str, str | int] = {
         "cpu": _cpu_model(),
         "simd": torch.backends.cpu.get_cpu_capability(),
@@ -56,6 +59,8 @@ def machine(device: torch.device) -> dict[str, str | int]:
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
+    if ranks.size() > 1:
+        facts["processes"] = ranks.size()
     return facts
 
 

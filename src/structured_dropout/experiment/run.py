@@ -21,14 +21,15 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
-from structured_dropout.experiment import checkpoint, provenance, settings
+from structured_dropout.experiment import checkpoint, provenance, ranks, settings
 from structured_dropout.experiment.errors import (
     Interrupted,
     StorageFailed,
@@ -82,7 +83,8 @@ class Run:
         device: where the training runs.
         autocast: the context that the model computes in.
         generator: what structured masks are drawn from.
-        carry: plain values and tensors that the recipe takes from one iteration to the next.
+        carry: what the recipe takes from one iteration to the next: tensors, whose dimension 1 are
+            the rows of the batch, in lists and tuples.
 
     Raises:
         UsageError: the folder is in use, damaged or another run's.
@@ -105,6 +107,7 @@ class Run:
         self._backend = backend
         self._unit = unit
         self._quality = quality
+        self._share = ranks.Share()
         self._kept: dict[str, Stateful] = {}
         self._at = Position()
         self._unseen: list[tuple[Tensor, int]] = []  # losses still on the device, with their units
@@ -121,7 +124,7 @@ class Run:
 
     def __enter__(self) -> Self:
         cfg = self.cfg
-        self._folder = RunFolder(cfg)
+        ranks.from_first(self._open)
         self._commit = (
             provenance.commit()
         )  # of the code that was loaded, whatever is checked out by the end
@@ -130,10 +133,6 @@ class Run:
         random.seed(cfg.seed)
         torch.manual_seed(cfg.seed)
         self.generator.manual_seed(cfg.seed)
-        name = f"{cfg.task.name} {cfg.dropout.name} seed{cfg.seed}"
-        self._tracker = open_tracker(
-            cfg.tracker, identity(cfg), name, signature(cfg), self._folder.path
-        )
         self._handlers = {
             s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)
         }
@@ -158,7 +157,8 @@ class Run:
         except StorageFailed as failure:  # what stopped the run is what its user must hear of
             _log.error("%s", failure)
         finally:
-            self._folder.close()
+            if ranks.rank() == 0:
+                self._folder.close()
 
     def keep(self, **objects: Stateful) -> None:
         """Name what a checkpoint holds; restores it all where there is a checkpoint. A training
@@ -168,10 +168,7 @@ class Run:
             UsageError: the checkpoint is damaged, or of another run or other data, or does not fit
                 the model.
         """
-        state = self._folder.load_checkpoint()
-        if state is None and self.cfg.run.extends is not None:
-            state = extended(self.cfg)
-            self._folder.save_checkpoint(state)  # from now on it resumes by itself
+        state = ranks.from_first(self._last_state)
         if state is not None:
             self._check(objects, state)
             self._restore(objects, state)
@@ -179,18 +176,35 @@ class Run:
             self._origin = load_weights(self.cfg, objects, self._data)
         self._kept = objects
 
-    def evaluation_size(self, split: str, size: int, per_iteration: int) -> int:
-        """How much of a split is evaluated: in a trial no more than it trains on.
+    def evaluated(self, per_iteration: int, **splits: Any) -> Iterator[Any]:
+        """What is evaluated of each split: all, but in a trial no more than it trains on.
 
         Args:
-            size: of the split, in tokens, sentences or whatever else it is made of.
-            per_iteration: how many of these one training iteration takes.
+            per_iteration: how many tokens, sentences or whatever a split is made of one training
+                iteration takes.
         """
         limit = self.cfg.train.max_iterations
-        if limit is None or limit * per_iteration >= size:
-            return size
-        self._parts[split] = f"the first {limit * per_iteration} of {size}"
-        return int(limit * per_iteration)
+        for name, split in splits.items():
+            if limit is not None and limit * per_iteration < len(split):
+                self._parts[name] = f"the first {limit * per_iteration} of {len(split)}"
+                split = split[: limit * per_iteration]
+            yield split
+
+    def distribute(self, model: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
+        """The model to train where torchrun started several processes, else the model itself.
+
+        Each process computes its ``rows`` of a batch, and calls ``backward`` on a loss that is a
+        mean over them; the gradients are those of the whole batch. The model computes in its
+        ``forward``, and all that the loss depends on is in what that returns.
+
+        Args:
+            find_unused_parameters: for a model that does not use all parameters for each batch.
+        """
+        return self._share.distribute(model, find_unused_parameters)
+
+    def rows(self, batch: int) -> slice:
+        """Which of a batch's rows this process computes: all, unless torchrun started several."""
+        return self._share.begin(batch)
 
     def epochs(self) -> Iterator[int]:
         """The epochs to go, counted from 1."""
@@ -201,12 +215,13 @@ class Run:
     def iterations(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         """What is left of this epoch, batch by batch; writes checkpoints, stops when asked to."""
         self._epoch_length = len(batches)
-        if self._progress is None:
+        if self._progress is None and ranks.rank() == 0:
             total = self.cfg.train.max_iterations or self.cfg.train.epochs * len(batches)
             self._progress = Progress(total, self._at.iterations, self._unit)
         while self._at.batch < len(batches) and not self._truncated:
             start = time.perf_counter()
             yield batches[self._at.batch]
+            self._share.end()
             self._at.seconds += time.perf_counter() - start
             self._at.batch += 1
             self._at.iterations += 1
@@ -217,9 +232,10 @@ class Run:
 
     def record(self, loss: Tensor, units: int) -> None:
         """Count a batch's loss: the mean over this many units (tokens, sentences)."""
-        self._unseen.append((loss.detach(), units))
-        assert self._progress is not None
-        self._progress.advance(units)
+        loss, units = self._share.total(loss.detach(), units)
+        self._unseen.append((loss, units))
+        if self._progress is not None:
+            self._progress.advance(units)
 
     def end_epoch(self, **metrics: float) -> None:
         """Write the epoch's metrics and its checkpoint."""
@@ -239,10 +255,10 @@ class Run:
             self._at.batch = 0
         self._at.loss, self._at.units = 0.0, 0
         self._save()
-        self._folder.write_metrics(
-            self._history
-        )  # after it: where there are metrics, there was a checkpoint
-        self._tracker.log(row, step=self._at.iterations)
+        # After it: where there are metrics, there was a checkpoint.
+        ranks.from_first(lambda: self._folder.write_metrics(self._history))
+        if ranks.rank() == 0:
+            self._tracker.log(row, step=self._at.iterations)
         results = "".join(
             f", {name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()
         )
@@ -272,20 +288,35 @@ class Run:
             ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items()),
         )
 
+    def _open(self) -> None:
+        cfg = self.cfg
+        self._folder = RunFolder(cfg)
+        name = f"{cfg.task.name} {cfg.dropout.name} seed{cfg.seed}"
+        self._tracker = open_tracker(
+            cfg.tracker, identity(cfg), name, signature(cfg), self._folder.path
+        )
+
+    def _last_state(self) -> dict[str, Any] | None:
+        state = self._folder.load_checkpoint()
+        if state is None and self.cfg.run.extends is not None:
+            state = extended(self.cfg)
+            self._folder.save_checkpoint(state)  # from now on it resumes by itself
+        return state
+
     def _check(self, objects: dict[str, Stateful], state: dict[str, Any]) -> None:
         """That a checkpoint has these objects, and is of this configuration and these data."""
         if state.get("config") != identity(self.cfg):
             raise UsageError(
-                f"the checkpoint in {self._folder.path} is of another configuration: choose "
+                f"the checkpoint in {self.cfg.run.dir} is of another configuration: choose "
                 "another run.dir"
             )
         if missing := objects.keys() - state["kept"].keys():
             raise UsageError(
-                f"the checkpoint in {self._folder.path} has no {' and no '.join(sorted(missing))}, "
+                f"the checkpoint in {self.cfg.run.dir} has no {' and no '.join(sorted(missing))}, "
                 "for an older version wrote it: go on with that version, or choose another run.dir"
             )
         then = data_hashes(state.get("data", {}))
-        check_data(self._folder.path, then, data_hashes(self._data))
+        check_data(Path(self.cfg.run.dir), then, data_hashes(self._data))
 
     def _restore(self, objects: dict[str, Stateful], state: dict[str, Any]) -> None:
         for name, kept in objects.items():
@@ -293,14 +324,15 @@ class Run:
         self._at = Position(**state["position"])
         self._history = state["history"]
         self._origin = state.get("origin")
-        self.carry = {name: _to(value, self.device) for name, value in state["carry"].items()}
+        carry = self._share.take(state["carry"])
+        self.carry = {name: _to(value, self.device) for name, value in carry.items()}
         checkpoint.set_random_state(state["random"], self.generator, self.device)
-        if self._history:
+        if self._history and ranks.rank() == 0:
             self._folder.restore_metrics(self._history)
         self._resumed = True
         _log.info(
             "resuming %s at epoch %d, iteration %d",
-            self._folder.path,
+            self.cfg.run.dir,
             self._at.epoch + 1,
             self._at.iterations,
         )
@@ -321,30 +353,31 @@ class Run:
 
     def _after_iteration(self) -> None:
         train, progress, at = self.cfg.train, self._progress, self._at
-        assert progress is not None
-        if at.iterations % _LOOK_EVERY == 0 or progress.due:
+        shows = progress is not None and progress.due
+        if at.iterations % _LOOK_EVERY == 0 or shows:
             self._look_at_loss()
-        if progress.due:
+        if progress is not None and shows:
             place = f"epoch {at.epoch + 1}/{train.epochs} · {at.batch:,}/{self._epoch_length:,}"
             if self.cfg.precision.name != "fp32":
                 place += f" · {self.cfg.precision.name}"
             progress.show(place, self._quality(self._train_loss))
-        if self._signal is not None:
+        late = time.monotonic() - self._saved >= train.checkpoint_minutes * 60
+        number, late = ranks.highest(self._signal or 0, late)
+        if number:
             self._save()
-            self._stop()
+            self._stop(signal.Signals(number))
         due = train.checkpoint_iterations and at.iterations % train.checkpoint_iterations == 0
-        if due or time.monotonic() - self._saved >= train.checkpoint_minutes * 60:
+        if due or late:
             self._save()
 
     def _begin_evaluation(self) -> None:
         self._evaluates = True
         if self._signal is not None:
-            self._stop()
+            self._stop(self._signal)
 
-    def _stop(self) -> NoReturn:
-        assert self._signal is not None
+    def _stop(self, number: signal.Signals) -> NoReturn:
         raise Interrupted(
-            f"stopped by {self._signal.name} at epoch {self._at.epoch + 1}, "
+            f"stopped by {number.name} at epoch {self._at.epoch + 1}, "
             f"iteration {self._at.iterations}; the same command goes on from there"
         )
 
@@ -362,7 +395,7 @@ class Run:
     def _diverged(self, what: str) -> NoReturn:
         raise TrainingDiverged(
             f"{what} near iteration {self._at.iterations}: lower train.lr or train.clip; "
-            f"{self._folder.path} keeps the last checkpoint"
+            f"{self.cfg.run.dir} keeps the last checkpoint"
         )
 
     def _look_at_loss(self) -> None:
@@ -376,21 +409,22 @@ class Run:
 
     def _save(self) -> None:
         self._look_at_loss()
-        self._folder.save_checkpoint(
-            {
-                "kept": {name: kept.state_dict() for name, kept in self._kept.items()},
-                "position": asdict(self._at),
-                "history": self._history,
-                "carry": self.carry,
-                "random": checkpoint.random_state(self.generator, self.device),
-                "config": identity(self.cfg),  # for who uses the model later
-                "data": self._data,
-                "origin": self._origin,
-            }
-        )
+        state = {
+            "kept": {name: kept.state_dict() for name, kept in self._kept.items()},
+            "position": asdict(self._at),
+            "history": self._history,
+            "carry": self._share.gather(self.carry),
+            "random": checkpoint.random_state(self.generator, self.device),
+            "config": identity(self.cfg),  # for who uses the model later
+            "data": self._data,
+            "origin": self._origin,
+        }
+        ranks.from_first(lambda: self._folder.save_checkpoint(state))
         self._saved = time.monotonic()
 
     def _write_summary(self, status: str, metrics: dict[str, float], **more: str) -> None:
+        if ranks.rank() > 0:
+            return
         summary = {
             "task": self.cfg.task.name,
             "dropout": self.cfg.dropout.name,
@@ -425,7 +459,7 @@ class Run:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number)
         if self._evaluates:
-            self._stop()
+            self._stop(self._signal)
         _log.info("%s: finishing this iteration, then writing a checkpoint", self._signal.name)
 
 

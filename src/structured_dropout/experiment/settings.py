@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from structured_dropout import DropoutPolicy, SiteDropout, Zoneout, backends
-from structured_dropout.experiment import schema
+from structured_dropout.experiment import ranks, schema
 from structured_dropout.experiment.errors import UsageError
 
 _PARTS = [part.name for part in fields(DropoutPolicy)]
@@ -125,10 +125,10 @@ def autocast(cfg: DictConfig) -> torch.autocast:
 
 
 def device(cfg: DictConfig) -> torch.device:
-    """The device to train on.
+    """The device to train on, in each of several processes its own.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: there is no such device here, or there are fewer than processes.
     """
     name = cfg.device
     if name == "auto":
@@ -141,4 +141,4 @@ def device(cfg: DictConfig) -> torch.device:
         raise UsageError(f"device={name} cannot be trained on: choose auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device={name}: torch sees no GPU here; use device=cpu or device=auto")
-    return device
+    return ranks.own(device)

@@ -52,13 +52,13 @@ def test_the_loss_is_the_likelihood_among_all_tag_sequences():
     model = tagger()
     losses, best = [], []
     for sentence in SENTENCES:
-        emissions = model(collate([sentence], WIDTH))[:, 0]
+        emissions = model.scores(collate([sentence], WIDTH))[:, 0]
         everything = list(itertools.product(range(len(VOCABULARY.tags)), repeat=len(emissions)))
         scores = torch.stack([score(model, emissions, tags) for tags in everything])
         losses.append(scores.logsumexp(0) - score(model, emissions, tuple(sentence.tags)))
         best.append(list(everything[int(scores.argmax())]))
     batch = collate(SENTENCES, WIDTH)
-    assert torch.allclose(model.loss(batch), sum(losses), rtol=1e-5)
+    assert torch.allclose(model(batch), sum(losses), rtol=1e-5)
     assert model.decode(batch) == best
 
 
@@ -166,9 +166,9 @@ class Recorded(NamedTuple):
 
 def test_a_sentence_does_not_see_its_batch():
     model = tagger().eval()
-    together = model(collate(SENTENCES, WIDTH))
+    together = model.scores(collate(SENTENCES, WIDTH))
     for i, sentence in enumerate(SENTENCES):
-        alone = model(collate([sentence], WIDTH))[:, 0]
+        alone = model.scores(collate([sentence], WIDTH))[:, 0]
         assert torch.allclose(together[: len(alone), i], alone, atol=1e-6)
 
 
@@ -202,5 +202,5 @@ def test_words_that_training_has_not_are_known_and_stay():
     assert torch.equal(model.words(torch.tensor([5, 6])), torch.ones(2, 6))
     assert model.words.weight.shape == (4, 6)
     frozen = tagger(frozen=True)
-    frozen.loss(collate(SENTENCES, WIDTH)).backward()
+    frozen(collate(SENTENCES, WIDTH)).backward()
     assert frozen.words.weight.grad is None

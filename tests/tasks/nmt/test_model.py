@@ -13,6 +13,7 @@ from tasks.nmt.model import StructuredModel, build
 from tasks.nmt.train import negative_log_likelihood
 
 HIDDEN, LAYERS = 12, 2
+PADDING = 1
 BACKENDS = [
     name
     for name in backends.names()
@@ -28,19 +29,19 @@ def model(policy: DropoutPolicy, backend: str, seed: int = 0):
 
 
 def batch():
-    """Source and target of unequal lengths, the short ones filled up with <blank> = 1."""
+    """Source and target of unequal lengths, the short ones filled up with <blank>."""
     torch.manual_seed(1)
     lengths = torch.tensor([6, 4, 4, 1])
     src, tgt = torch.randint(4, 20, (6, 4, 1)), torch.randint(4, 17, (7, 4, 1))
     for row, (source, target) in enumerate(zip(lengths, (3, 7, 5, 7), strict=True)):
-        src[source:, row], tgt[target:, row] = 1, 1
+        src[source:, row], tgt[target:, row] = PADDING, PADDING
     return src, lengths, tgt
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
     src, lengths, tgt = batch()
     model.zero_grad()
-    negative_log_likelihood(model, model.logits(src, lengths, tgt), tgt).backward()
+    negative_log_likelihood(model(src, lengths, tgt), tgt, PADDING).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
@@ -50,7 +51,7 @@ def test_without_dropout_it_equals_opennmts_own(backend, train):
     theirs = model(DropoutPolicy(), "fused").train(train)
     ours = StructuredModel(copy.deepcopy(theirs), DropoutPolicy(), backend, None).train(train)
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    torch.testing.assert_close(ours.logits(*batch()), theirs.logits(*batch()), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(*batch()), theirs(*batch()), rtol=1e-5, atol=1e-5)
     expected, actual = gradients(theirs), gradients(ours)
     for name, gradient in expected.items():
         torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
@@ -58,7 +59,7 @@ def test_without_dropout_it_equals_opennmts_own(backend, train):
 
 def test_a_backward_is_not_disturbed_by_one_for_some_of_the_parameters():
     ours = model(NR_RH_ST, "dense")
-    logits = ours.logits(*batch())
+    logits = ours(*batch())
     loss, parameters = logits.square().sum(), list(ours.parameters())
     expected = torch.autograd.grad(loss, parameters, retain_graph=True)
     torch.autograd.grad(logits.sum(), ours.decoder.rnn.layers[0].weight_hh, retain_graph=True)
@@ -96,9 +97,9 @@ def test_every_site_is_dropped_once(case, backend):
     ours.encoder.rnn.draw_masks = lambda *sizes: encoder_masks
 
     theirs = model(DropoutPolicy(), "fused")
-    theirs.logits = lambda *arguments: by_hand(theirs, encoder_masks, masks, *arguments)
+    theirs.forward = lambda *arguments: by_hand(theirs, encoder_masks, masks, *arguments)
     torch.testing.assert_close(
-        ours.logits(src, lengths, tgt), theirs.logits(src, lengths, tgt), rtol=1e-5, atol=1e-5
+        ours(src, lengths, tgt), theirs(src, lengths, tgt), rtol=1e-5, atol=1e-5
     )
     expected, actual = gradients(theirs), gradients(ours)
     for name, gradient in expected.items():
