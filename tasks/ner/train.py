@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from structured_dropout import DropoutPolicy
 from structured_dropout.experiment import ranks, settings
-from structured_dropout.experiment.best import Best
+from structured_dropout.experiment.best import BestWeights
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.run import Run
 from tasks.ner import data, embeddings, tags
@@ -66,7 +66,7 @@ def train(cfg: DictConfig) -> None:
         optimizer = torch.optim.SGD(
             model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum, fused=True
         )
-        best = Best(model, higher_is_better=True)
+        best = BestWeights(model, higher_is_better=True)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
         # A batch of sentences of one word has no transition.
         trained = run.distribute(model, find_unused_parameters=True)

@@ -83,7 +83,7 @@ class Vocabulary:
         return self.fields[side].base_field
 
 
-class Passes:
+class ShuffledBatches:
     """Training pairs in batches of about equal length, in passes that are each shuffled anew.
 
     A batch has ``src``, ids [src_len, batch, 1] and lengths [batch], longest first, and ``tgt``,
@@ -121,10 +121,10 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class Stretch(Sequence[Batch]):
+class BatchRange(Sequence[Batch]):
     """``steps`` batches from number ``first`` on."""
 
-    passes: Passes
+    batches: ShuffledBatches
     first: int
     steps: int
 
@@ -134,4 +134,4 @@ class Stretch(Sequence[Batch]):
     def __getitem__(self, i: int) -> Batch:  # type: ignore[override]
         if not 0 <= i < self.steps:
             raise IndexError(i)
-        return self.passes[self.first + i]
+        return self.batches[self.first + i]

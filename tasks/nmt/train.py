@@ -3,8 +3,7 @@
 OpenNMT-py brings the model, vocabulary, batching, optimizer and search. Its Trainer is not used: it
 owns the loop, the checkpoints and the data's place, all of which belong to the Run here, so that a
 translation run resumes, stops and reports like every other; what is left of the Trainer is
-``step``. An epoch of the Run is a stretch of training steps between two translations of the
-development set.
+``step``. An epoch of the Run is the training steps between two translations of the development set.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from structured_dropout.experiment import settings
 from structured_dropout.experiment.run import Run
 from structured_dropout.loss import cross_entropy_
 from tasks.nmt import data
-from tasks.nmt.batches import Passes, Stretch, Vocabulary
+from tasks.nmt.batches import BatchRange, ShuffledBatches, Vocabulary
 from tasks.nmt.evaluate import bleu, signature
 from tasks.nmt.model import build
 from tasks.nmt.translate import translate
@@ -31,7 +30,7 @@ def train(cfg: DictConfig) -> None:
     backend = settings.backend(cfg, policy)
     corpus = data.load(cfg.data)
     vocabulary = Vocabulary.of(corpus.train, cfg.data.vocabulary_size)
-    passes = Passes(corpus.train, vocabulary, cfg.train.batch, cfg.seed)
+    batches = ShuffledBatches(corpus.train, vocabulary, cfg.train.batch, cfg.seed)
     padding = vocabulary.padding("tgt")
 
     unk_percent = vocabulary.unk_percent(train=corpus.train, valid=corpus.valid, test=corpus.test)
@@ -48,9 +47,8 @@ def train(cfg: DictConfig) -> None:
 
         for epoch in run.epochs():
             model.train()
-            for batch in run.iterations(
-                Stretch(passes, (epoch - 1) * cfg.train.steps, cfg.train.steps)
-            ):
+            first = (epoch - 1) * cfg.train.steps
+            for batch in run.iterations(BatchRange(batches, first, cfg.train.steps)):
                 (src, lengths), tgt = batch.src, batch.tgt
                 rows = run.rows(len(lengths))
                 src, lengths, tgt = src[:, rows], lengths[rows], tgt[:, rows]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from structured_dropout import Packing
 from structured_dropout.experiment import settings
-from structured_dropout.experiment.best import Best
+from structured_dropout.experiment.best import BestWeights
 from structured_dropout.experiment.run import Run
 from structured_dropout.loss import cross_entropy_
 from structured_dropout.masks import Mask
@@ -43,7 +43,7 @@ def train(cfg: DictConfig) -> None:
         optimizer = NTASGD(
             model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono
         )
-        best = Best(model, higher_is_better=False)
+        best = BestWeights(model, higher_is_better=False)
         run.keep(model=model, optimizer=optimizer, vocabulary=vocabulary, best=best)
         trained = run.distribute(model)
         tokens_a_batch = cfg.train.batch * (cfg.train.bptt + 1)

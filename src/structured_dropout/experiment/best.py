@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 
-class Best:
+class BestWeights:
     """A copy of the model's weights from its best validation, the first of equals; a checkpoint
     keeps it.
 

@@ -1,9 +1,10 @@
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from structured_dropout.experiment.errors import UsageError
-from tasks.nmt.batches import Passes, Stretch, Vocabulary
+from tasks.nmt.batches import BatchRange, ShuffledBatches, Vocabulary
 from tasks.nmt.data import Pairs, load
 
 PAIRS = Pairs(
@@ -155,29 +156,29 @@ def test_the_vocabulary_is_the_most_frequent_words():
 
 def test_a_pass_takes_every_pair_once_in_an_order_of_its_own():
     vocabulary = Vocabulary.of(PAIRS, size=100)
-    passes = Passes(PAIRS, vocabulary, batch=4, seed=1)
+    batches = ShuffledBatches(PAIRS, vocabulary, batch=4, seed=1)
     orders = []
     for first in (0, 6, 12):
-        batches = list(Stretch(passes, first, 6))
-        assert sorted(i for batch in batches for i in batch.indices.tolist()) == list(range(23))
-        for batch in batches:
+        found = list(BatchRange(batches, first, 6))
+        assert sorted(i for batch in found for i in batch.indices.tolist()) == list(range(23))
+        for batch in found:
             (src, lengths), tgt = batch.src, batch.tgt
             assert lengths.tolist() == sorted(lengths.tolist(), reverse=True)
             assert src.shape == (lengths.max(), len(batch), 1)
             assert (tgt[0] == vocabulary.words("tgt").index("<s>")).all()
-        orders.append([batch.indices.tolist() for batch in batches])
+        orders.append([batch.indices.tolist() for batch in found])
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
 def test_a_batch_depends_on_its_number_and_the_seed_alone():
     vocabulary = Vocabulary.of(PAIRS, size=100)
-    passes = Passes(PAIRS, vocabulary, batch=4, seed=1)
-    expected = [passes[number].indices.tolist() for number in range(18)]
+
+    def order(seed: int, numbers: Iterable[int]) -> list[list[int]]:
+        batches = ShuffledBatches(PAIRS, vocabulary, batch=4, seed=seed)
+        return [batches[number].indices.tolist() for number in numbers]
+
+    expected = order(1, range(18))
     for number in (17, 3, 9):
-        assert (
-            Passes(PAIRS, vocabulary, batch=4, seed=1)[number].indices.tolist() == expected[number]
-        )
-        assert passes[number].indices.tolist() == expected[number]
-    assert [
-        Passes(PAIRS, vocabulary, batch=4, seed=2)[number].indices.tolist() for number in range(18)
-    ] != expected
+        assert order(1, [number]) == [expected[number]]
+    assert order(1, (17, 3)) == [expected[17], expected[3]]
+    assert order(2, range(18)) != expected
