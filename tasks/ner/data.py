@@ -39,15 +39,14 @@ def load(data: DictConfig) -> Corpus:
     Raises:
         UsageError: a file is missing, altered or not in CoNLL's format.
     """
-    if data.name == "conll03":
-        return _conll03(data)
-    missing = [split for split in SPLITS if data[split] is None]
+    missing = [split for split in SPLITS if data.name == "conll" and data[split] is None]
     if missing:
         raise UsageError(
             f"data=conll needs data.{' and data.'.join(missing)}: paths of CoNLL files"
         )
-    splits = {split: conll.read(path, data.scheme) for split, path in _paths(data).items()}
-    return _corpus(data, splits)
+    splits = {split: read_split(data, split) for split in SPLITS}
+    digests = {split: sha256(path) for split, path in _paths(data).items()}
+    return Corpus(**splits, provenance={"name": data.name, "exact": True, "hashes": digests})
 
 
 def hashes(cfg: DictConfig) -> dict[str, str]:
@@ -58,36 +57,31 @@ def hashes(cfg: DictConfig) -> dict[str, str]:
     return hashes_of(paths)
 
 
-def _paths(data: DictConfig) -> dict[str, Path]:
-    if data.name == "conll03":
-        return {split: data_path(data) / "conll03" / f"{split}.txt" for split in SPLITS}
-    return {split: Path(data[split]) for split in SPLITS}
-
-
-def test_split(data: DictConfig) -> tuple[list[Sentence], str]:
-    """The sentences of the test split alone, and the hash of its file.
+def read_split(data: DictConfig, split: str) -> list[Sentence]:
+    """The sentences of one split.
 
     Raises:
-        UsageError: the file is missing, altered or not in CoNLL's format.
+        UsageError: its file is missing, altered or not in CoNLL's format.
     """
-    if data.name == "conll03":
-        return _conll03_split(data, "test"), _CONLL03["test"]
-    path = Path(data.test)
-    return conll.read(path, data.scheme), sha256(path)
-
-
-def _conll03(data: DictConfig) -> Corpus:
-    return _corpus(data, {split: _conll03_split(data, split) for split in SPLITS})
-
-
-def _conll03_split(data: DictConfig, split: str) -> list[Sentence]:
     path = _paths(data)[split]
+    if data.name == "conll":
+        return conll.read(path, data.scheme)
     if not path.exists():
         raise UsageError(f"{path} is missing: CoNLL-2003 is licensed, put it there or set data.dir")
     check_sha256(path, _CONLL03[split], "Restore it, or train on yours with data=conll")
     return conll.read(path, "BIO2")
 
 
-def _corpus(data: DictConfig, splits: dict[str, list[Sentence]]) -> Corpus:
-    hashes = {split: sha256(path) for split, path in _paths(data).items()}
-    return Corpus(**splits, provenance={"name": data.name, "exact": True, "hashes": hashes})
+def test_split(data: DictConfig) -> tuple[list[Sentence], str]:
+    """The sentences of the test split alone, and the hash of its file.
+
+    Raises:
+        UsageError: as ``read_split`` does.
+    """
+    return read_split(data, "test"), sha256(_paths(data)["test"])
+
+
+def _paths(data: DictConfig) -> dict[str, Path]:
+    if data.name == "conll03":
+        return {split: data_path(data) / "conll03" / f"{split}.txt" for split in SPLITS}
+    return {split: Path(data[split]) for split in SPLITS}

@@ -267,9 +267,9 @@ class _Files(NamedTuple):
 
 
 def _files(data: DictConfig, split: str) -> _Files:
-    if (src := data.get(f"{split}_src")) is not None:
+    if (own := data.get(f"{split}_src")) is not None:
         note = f"own {split} files" if data.name != "parallel" else None
-        return _Files(Path(src), Path(data[f"{split}_tgt"]), own=True, note=note)
+        return _Files(Path(own), Path(data[f"{split}_tgt"]), own=True, note=note)
     public, folder, note = SETS[data.name], data_path(data), None
     stem = public.stems[split]
     if split == "train" and public.stand_in and not (folder / f"{stem}.{public.src}").exists():

@@ -133,7 +133,7 @@ def load(data: DictConfig) -> Corpus:
             f"data=text needs data.{' and data.'.join(missing)}: paths of text files, "
             "a sentence a line"
         )
-    texts = {split: split_tokens(data, split) for split in SPLITS}
+    texts = {split: read_split(data, split) for split in SPLITS}
     corpus = _corpus(data.name, texts, data.get("vocabulary_size"))
     if data.name == "pydoc":
         corpus.provenance["hashes"]["library"] = _library_hash()
@@ -156,10 +156,10 @@ def hashes(cfg: DictConfig) -> dict[str, str]:
     if cfg.data.name == "pydoc":
         return {"library": _library_hash()}
     here = [split for split in SPLITS if _path(cfg.data, split).is_file()]
-    return {split: sha256(split_tokens(cfg.data, split)) for split in here}
+    return {split: sha256(read_split(cfg.data, split)) for split in here}
 
 
-def split_tokens(data: DictConfig, split: str) -> list[str]:
+def read_split(data: DictConfig, split: str) -> list[str]:
     """The words of one split.
 
     Raises:

@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     trained.require(cfg, "checkpoint")
     model, vocabulary, state = load(cfg)
     if cfg.input is None:
-        words = data.split_tokens(state.data(cfg), "test")
+        words = data.read_split(state.data(cfg), "test")
         state.check_test(test=data.sha256(words))
     else:
         words = data.tokens(read_text(streams.source(cfg.input)))
