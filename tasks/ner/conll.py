@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from structured_dropout.experiment.errors import UsageError
-from structured_dropout.experiment.inputs import read_text, tell_glued
+from structured_dropout.experiment.inputs import read_hashed, tell_glued
 from tasks.ner.tags import SCHEMES, Entity, InvalidTag, Scheme, entities
 
 _DOCUMENT = "-DOCSTART-"  # the word of a line that begins a document
@@ -23,20 +23,20 @@ class Sentence:
     entities: list[Entity]
 
 
-def read(path: Path, scheme: Scheme) -> list[Sentence]:
-    """The sentences of a file whose tags follow ``scheme``.
+def read(path: Path, scheme: Scheme) -> tuple[list[Sentence], str]:
+    """The sentences of a file whose tags follow ``scheme``, and the file's hash.
 
     Raises:
         UsageError: the file cannot be read, has no sentence, a ragged line, a tag that the scheme
             does not allow or that has a character that does not show, or a word of more than
             LONGEST_WORD characters; names the line.
     """
-    text = read_text(path)
+    text, digest = read_hashed(path)
     tell_glued(path, text, "\u00a0")
     sentences = [_sentence(path, lines, scheme) for lines in _groups(path, text)]
     if not sentences:
         raise UsageError(f"{path} has no sentence")
-    return sentences
+    return sentences, digest
 
 
 def write(words: list[str], tags: list[str]) -> str:

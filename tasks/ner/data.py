@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from structured_dropout.experiment.errors import UsageError
-from structured_dropout.experiment.inputs import check_sha256, data_path, hashes_of, sha256
+from structured_dropout.experiment.inputs import check_sha256, data_path, hashes_of
 from tasks.ner import conll, embeddings
 from tasks.ner.conll import Sentence
 
@@ -44,8 +44,9 @@ def load(data: DictConfig) -> Corpus:
         raise UsageError(
             f"data=conll needs data.{' and data.'.join(missing)}: paths of CoNLL files"
         )
-    splits = {split: read_split(data, split) for split in SPLITS}
-    digests = {split: sha256(path) for split, path in _paths(data).items()}
+    splits, digests = {}, {}
+    for split in SPLITS:
+        splits[split], digests[split] = read_split(data, split)
     return Corpus(**splits, provenance={"name": data.name, "exact": True, "hashes": digests})
 
 
@@ -57,8 +58,8 @@ def hashes(cfg: DictConfig) -> dict[str, str]:
     return hashes_of(paths)
 
 
-def read_split(data: DictConfig, split: str) -> list[Sentence]:
-    """The sentences of one split.
+def read_split(data: DictConfig, split: str) -> tuple[list[Sentence], str]:
+    """The sentences of one split, and the hash of its file.
 
     Raises:
         UsageError: its file is missing, altered or not in CoNLL's format.
@@ -70,15 +71,6 @@ def read_split(data: DictConfig, split: str) -> list[Sentence]:
         raise UsageError(f"{path} is missing: CoNLL-2003 is licensed, put it there or set data.dir")
     check_sha256(path, _CONLL03[split], "Restore it, or train on yours with data=conll")
     return conll.read(path, "BIO2")
-
-
-def test_split(data: DictConfig) -> tuple[list[Sentence], str]:
-    """The sentences of the test split alone, and the hash of its file.
-
-    Raises:
-        UsageError: as ``read_split`` does.
-    """
-    return read_split(data, "test"), sha256(_paths(data)["test"])
 
 
 def _paths(data: DictConfig) -> dict[str, Path]:

@@ -21,11 +21,11 @@ def main(cfg: DictConfig) -> None:
     trained.require(cfg, "checkpoint")
     state = load(cfg)
     if cfg.input is None:
-        sentences, digest = data.test_split(state.data(cfg))
+        sentences, digest = data.read_split(state.data(cfg), "test")
         state.check_test(test=digest)
     else:
         scheme = cfg.data.get("scheme") or state.config.data.get("scheme", "BIO2")
-        sentences = conll.read(streams.source(cfg.input), scheme)
+        sentences, _ = conll.read(streams.source(cfg.input), scheme)
     words = {word for sentence in sentences for word in sentence.words}
     model, vocabulary = restore(state, words, cfg)
     with settings.autocast(cfg):

@@ -15,8 +15,7 @@ from structured_dropout.experiment.inputs import (
     data_folder,
     data_path,
     hashes_of,
-    read_text,
-    sha256,
+    read_hashed,
 )
 
 SPLITS = ("train", "valid", "test")
@@ -132,14 +131,10 @@ def load(data: DictConfig) -> Corpus:
     splits: dict[str, Pairs] = {}
     hashes: dict[str, str] = {}
     for split in SPLITS:
-        files = _files(data, split)
-        if not files.own:
-            _complete(files, data, split)
-        notes += [files.note] if files.note else []
-        # Of training pairs the long ones are left out.
-        longest = None if split == "train" else LONGEST_SENTENCE
-        splits[split] = read_pairs(files.src, files.tgt, longest)
-        hashes |= {f"{split}_src": sha256(files.src), f"{split}_tgt": sha256(files.tgt)}
+        splits[split], digests = read_split(data, split)
+        hashes |= digests
+        note = _files(data, split).note
+        notes += [note] if note else []
     if (
         data.name != "parallel"
         and not notes
@@ -153,7 +148,6 @@ def load(data: DictConfig) -> Corpus:
         )
     if data.evaluate_on is not None:
         notes.append(f"BLEU of the first {data.evaluate_on} sentences")
-        splits |= {split: splits[split][: data.evaluate_on] for split in ("valid", "test")}
     provenance = {
         "name": data.name,
         "exact": not notes,
@@ -172,18 +166,21 @@ def hashes(cfg: DictConfig) -> dict[str, str]:
     )
 
 
-def test_split(data: DictConfig) -> tuple[Pairs, dict[str, str]]:
-    """The pairs of the test split alone, and the hashes of its files.
+def read_split(data: DictConfig, split: str) -> tuple[Pairs, dict[str, str]]:
+    """The pairs of one split, of development and test set those that are translated; and the hashes
+    of its files.
 
     Raises:
         UsageError: as ``load`` does.
     """
-    files = _files(data, "test")
+    files = _files(data, split)
     if not files.own:
-        _complete(files, data, "test")
-    pairs = read_pairs(files.src, files.tgt, LONGEST_SENTENCE)
-    found = {"test_src": sha256(files.src), "test_tgt": sha256(files.tgt)}
-    return pairs[: data.get("evaluate_on")], found
+        _complete(files, data, split)
+    # Of training pairs the long ones are left out.
+    longest = None if split == "train" else LONGEST_SENTENCE
+    pairs, digests = read_pairs(files.src, files.tgt, longest)
+    hashes = {f"{split}_{side}": digest for side, digest in zip(SIDES, digests, strict=True)}
+    return pairs if split == "train" else pairs[: data.get("evaluate_on")], hashes
 
 
 LONGEST_SENTENCE = 1000  # words; all of a batch are translated as if they had as many
@@ -198,7 +195,11 @@ def read_lines(path: Path, longest: int | None = None) -> list[str]:
     Raises:
         UsageError: the file cannot be read, is empty, no text or has a longer line.
     """
-    text = read_text(path)
+    return _hashed_lines(path, longest)[0]
+
+
+def _hashed_lines(path: Path, longest: int | None = None) -> tuple[list[str], str]:
+    text, digest = read_hashed(path)
     if not text.strip():
         raise UsageError(f"{path} is empty")
     lines = [line.split() for line in text.removesuffix("\n").split("\n")]
@@ -207,11 +208,13 @@ def read_lines(path: Path, longest: int | None = None) -> list[str]:
             raise UsageError(
                 f"{path}:{number} has {len(words):,} words: {longest:,} at most can be translated"
             )
-    return [" ".join(words) for words in lines]
+    return [" ".join(words) for words in lines], digest
 
 
-def read_pairs(src_path: Path, tgt_path: Path, longest: int | None) -> Pairs:
-    """The lines of two files that translate each other.
+def read_pairs(
+    src_path: Path, tgt_path: Path, longest: int | None
+) -> tuple[Pairs, tuple[str, str]]:
+    """The lines of two files that translate each other, and the files' hashes.
 
     Args:
         longest: words that a line of the first may have; None: any number.
@@ -219,13 +222,13 @@ def read_pairs(src_path: Path, tgt_path: Path, longest: int | None) -> Pairs:
     Raises:
         UsageError: one cannot be read, or they differ in length.
     """
-    src, tgt = read_lines(src_path, longest), read_lines(tgt_path)
+    (src, src_hash), (tgt, tgt_hash) = _hashed_lines(src_path, longest), _hashed_lines(tgt_path)
     if len(src) != len(tgt):
         raise UsageError(
             f"{src_path} has {len(src):,} lines and {tgt_path} has {len(tgt):,}: line i of one "
             "must be the translation of line i of the other"
         )
-    return Pairs(src, tgt)
+    return Pairs(src, tgt), (src_hash, tgt_hash)
 
 
 def fetch(name: str, split: str, folder: Path) -> None:

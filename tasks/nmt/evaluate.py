@@ -29,11 +29,11 @@ def main(cfg: DictConfig) -> None:
         )
     model, vocabulary, state = load(cfg)
     if cfg.input is None:
-        pairs, hashes = data.test_split(state.data(cfg))
+        pairs, hashes = data.read_split(state.data(cfg), "test")
         state.check_test(**hashes)
     else:
         paths = streams.source(cfg.input), streams.source(cfg.reference)
-        pairs = data.read_pairs(*paths, data.LONGEST_SENTENCE)
+        pairs, _ = data.read_pairs(*paths, data.LONGEST_SENTENCE)
     if cfg.translate != state.config.translate:
         _log.info("translate=%s, in the training %s", cfg.translate, state.config.translate)
     with settings.autocast(cfg):

@@ -38,7 +38,7 @@ def read_nmt(path: Path) -> list[str]:
 READERS: dict[str, Reader] = {
     "ptb": read_ptb,
     "nmt": read_nmt,
-    "ner": lambda path: conll.read(path, "BIO2"),
+    "ner": lambda path: conll.read(path, "BIO2")[0],
 }
 if find_spec("onmt") is None:
     del READERS["nmt"]

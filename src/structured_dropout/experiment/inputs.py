@@ -35,7 +35,13 @@ def data_path(data: DictConfig) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark, its lines ended by line feeds alone.
+    """The text of ``read_hashed``."""
+    return read_hashed(path)[0]
+
+
+def read_hashed(path: Path) -> tuple[str, str]:
+    """The text of a UTF-8 file, without a byte order mark, its lines ended by line feeds alone; and
+    the SHA-256 of what was read, for a pipe cannot be read again.
 
     Zero width spaces and byte order marks within it, which are part of the words that they stick
     to, are told of.
@@ -47,7 +53,8 @@ def read_text(path: Path) -> str:
     try:
         # By its number: standard input may be a socket, which cannot be opened by name.
         with open(0 if path == STDIN else path, "rb", closefd=path != STDIN) as file:
-            text = file.read().decode("utf-8-sig")
+            content = file.read()
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -66,7 +73,7 @@ def read_text(path: Path) -> str:
             "old Macs, convert the file (tr '\\r' '\\n'), elsewhere remove it"
         )
     tell_glued(path, text, "\u200b\ufeff")
-    return text
+    return text, hashlib.sha256(content).hexdigest()
 
 
 def tell_glued(path: Path, text: str, characters: str) -> None:

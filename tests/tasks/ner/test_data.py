@@ -30,7 +30,7 @@ SENTENCES = [
 def read(tmp_path, text: str | bytes, scheme="BIO2"):
     path = tmp_path / "file"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return conll.read(path, scheme)
+    return conll.read(path, scheme)[0]
 
 
 def test_columns(tmp_path):
