@@ -51,4 +51,5 @@ class LogHandler(logging.StreamHandler[TextIO]):
 def _silence(stream: TextIO) -> None:
     """Throw away what is written to a stream, and what is in its buffer: it would fail again when
     Python ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())

@@ -37,6 +37,7 @@ class Trained:
 
     def data(self, cfg: DictConfig) -> DictConfig:
         """What the model was trained on; public sets lie where ``cfg`` says."""
+        _log.info("on the test split of data=%s, as after the training", self.config.data.name)
         return OmegaConf.create({"dir": cfg.data.get("dir"), **self.config.data})
 
     def check_test(self, **found: str) -> None:
@@ -46,7 +47,7 @@ class Trained:
             UsageError: one is not.
         """
         for name, digest in found.items():
-            if digest != self.hashes[name]:
+            if digest != self.hashes.get(name):
                 raise UsageError(
                     f"the data's {name} is not what the model was tested on after its training: "
                     "restore it, or name a file to evaluate on with input="
@@ -88,4 +89,5 @@ def load(cfg: DictConfig, kind: str, weight: str) -> Trained:
     config = OmegaConf.create(state["config"])
     if (precision := config.get("precision", {"name": "fp32"})["name"]) != cfg.precision.name:
         _log.info("precision=%s, in the training %s", cfg.precision.name, precision)
-    return Trained(weights, kept["vocabulary"], config, state["data"]["hashes"])
+    hashes = state.get("data", {}).get("hashes", {})
+    return Trained(weights, kept["vocabulary"], config, hashes)
