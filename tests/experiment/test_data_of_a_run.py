@@ -11,6 +11,7 @@ from running import ROOT, result
 
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.folder import is_done
+from structured_dropout.experiment.inputs import sha256
 from tasks.ner import data as ner
 from tasks.nmt import data as nmt
 from tasks.ptb import data as ptb
