@@ -1,9 +1,15 @@
 """The backends that run here, and the policies, sequences and sizes that each is tried on."""
 
+import pytest
 import torch
 from devices import DEVICE, cuda_kernels
 
 from structured_dropout import Case, DropoutPolicy, Packing, SiteDropout, Zoneout, backends
+from structured_dropout.precision import autocasts_lstm
+
+needs_autocast = pytest.mark.skipif(
+    not autocasts_lstm(), reason="torch's LSTM does not run under autocast on this processor"
+)
 
 
 def runs(name: str, policy: DropoutPolicy, dtype: torch.dtype = torch.float32) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -24,6 +25,18 @@ def of_products(weight: Tensor) -> torch.dtype:
     if not autocasts(weight.device) or weight.dtype == torch.float64:
         return weight.dtype
     return torch.get_autocast_dtype(weight.device.type)
+
+
+@cache
+def autocasts_lstm() -> bool:
+    """Whether torch's LSTM runs under torch.autocast on this CPU: oneDNN's does from AVX-512 on."""
+    zeros, weight = torch.zeros(1, 1, 1, device="cpu"), torch.zeros(4, 1, device="cpu")
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            torch.lstm(zeros, [zeros, zeros], [weight, weight], False, 1, 0.0, False, False, False)
+    except RuntimeError:
+        return False
+    return True
 
 
 def check(name: str, tensor: Tensor, weight: Tensor) -> None:

@@ -1,15 +1,17 @@
 """precision=bf16: every recipe trains in it, near fp32 but not in its bits, and resumes bit for
 bit."""
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from cases import needs_autocast
 from running import result, rows
 
-from structured_dropout import backends
+from structured_dropout import DropoutPolicy, backends
 from structured_dropout.experiment import checkpoint, settings
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.run import Run
@@ -38,6 +40,7 @@ def overrides(tmp_path_factory):
     return overrides
 
 
+@needs_autocast
 @pytest.mark.parametrize(
     ("dropout", "backend"), [("nr_random", "fused"), ("nr_rh_st", "dense"), ("nr_rh_st", "auto")]
 )
@@ -62,6 +65,7 @@ class Stopped(Exception):
     """Stands for whatever ends a process."""
 
 
+@needs_autocast
 @pytest.mark.parametrize("task", TASKS)
 def test_a_training_in_bf16_resumes_to_the_same_bits(
     launch, overrides, tmp_path, monkeypatch, task
@@ -90,6 +94,15 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {name: weight.numpy().tobytes() for name, weight in model.items()}
 
 
+def test_a_processor_that_cannot_evaluate_in_bf16_is_told_before_a_training(compose, monkeypatch):
+    for takes in (True, False):
+        monkeypatch.setattr(settings, "autocasts_lstm", lambda takes=takes: takes)
+        settings.backend(compose("backend=dense", "device=cpu"), DropoutPolicy())
+        cfg = compose("backend=dense", "device=cpu", "precision=bf16")
+        with nullcontext() if takes else pytest.raises(UsageError, match="choose precision=fp32"):
+            settings.backend(cfg, DropoutPolicy())
+
+
 def test_a_backend_that_cannot_compute_in_bf16_is_refused_and_passed_over(compose, monkeypatch):
     backend = type(backends.get("cpu"))
     supports = backend.supports
@@ -98,6 +111,7 @@ def test_a_backend_that_cannot_compute_in_bf16_is_refused_and_passed_over(compos
         return "no bfloat16" if dtype == torch.bfloat16 else supports(self, policy, device, dtype)
 
     monkeypatch.setattr(backend, "supports", fp32_only)
+    monkeypatch.setattr(settings, "autocasts_lstm", lambda: True)
     backends._auto.cache_clear()
     monkeypatch.setattr(backends, "_auto", backends._auto.__wrapped__)
     chosen = ["dropout=nr_st", "device=cpu", "precision=bf16"]

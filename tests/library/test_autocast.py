@@ -3,7 +3,7 @@ it."""
 
 import pytest
 import torch
-from cases import POLICIES
+from cases import POLICIES, needs_autocast
 from torch import nn
 
 from structured_dropout import DropoutPolicy, StructuredLinear, StructuredLSTM, backends
@@ -52,6 +52,7 @@ def test_training(name, backend, after):
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
 
 
+@needs_autocast
 @pytest.mark.parametrize("name", ["none", "nr_rh_st"])
 def test_eval_mode_is_torchs_own(name):
     lstm = StructuredLSTM(9, 12, policy=POLICIES[name], backend="dense").eval()

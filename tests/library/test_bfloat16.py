@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import PACKINGS, POLICIES
+from cases import PACKINGS, POLICIES, needs_autocast
 from comparison import agree_on_layer
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
@@ -63,6 +63,7 @@ def outcome(module: nn.LSTM, dtype: torch.dtype, state: torch.dtype | None, pack
     return [tensor.dtype for tensor in (y, h_n, c_n, *gradients)]
 
 
+@needs_autocast
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("state", [None, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

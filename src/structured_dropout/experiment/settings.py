@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from structured_dropout import DropoutPolicy, SiteDropout, Zoneout, backends
 from structured_dropout.experiment import ranks, schema
 from structured_dropout.experiment.errors import UsageError
+from structured_dropout.precision import autocasts_lstm
 
 _PARTS = [part.name for part in fields(DropoutPolicy)]
 
@@ -103,12 +104,23 @@ def backend(cfg: DictConfig, policy: DropoutPolicy) -> str:
     """The name of the backend to run, ``auto`` decided.
 
     Raises:
-        UsageError: the backend cannot run this policy on this device in this precision.
+        UsageError: the backend cannot run this policy on this device in this precision, or a model
+            cannot be evaluated in it there.
     """
+    _check_precision(cfg)
     try:
         return backends.resolve(cfg.backend.name, policy, device(cfg), dtype(cfg))
     except RuntimeError as error:
         raise UsageError(str(error)) from error
+
+
+def _check_precision(cfg: DictConfig) -> None:
+    in_bfloat16 = dtype(cfg) == torch.bfloat16 and device(cfg).type == "cpu"
+    if in_bfloat16 and not autocasts_lstm():
+        raise UsageError(
+            "precision=bf16: torch's LSTM, which evaluates a model, does not run in bfloat16 "
+            "on this processor: choose precision=fp32"
+        )
 
 
 def dtype(cfg: DictConfig) -> torch.dtype:

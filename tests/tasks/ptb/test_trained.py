@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout
-from structured_dropout.experiment import checkpoint
+from structured_dropout.experiment import checkpoint, settings
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.run import Run
 from tasks.ptb import evaluate, generate
@@ -80,7 +80,8 @@ def test_mc_dropout_by_the_command(use, trained):
     assert averaged[0] == pytest.approx(plain, rel=0.3)
 
 
-def test_another_precision_than_the_training_s_is_named(compose, trained, caplog):
+def test_another_precision_than_the_training_s_is_named(compose, trained, caplog, monkeypatch):
+    monkeypatch.setattr(settings, "autocasts_lstm", lambda: True)
     caplog.set_level("INFO")
     overrides = [f"checkpoint={trained / 'checkpoint.pt'}", "backend=dense", "device=cpu"]
     load(compose(*overrides))
