@@ -12,7 +12,7 @@ from onmt import inputters
 from onmt.translate import GNMTGlobalScorer, Translator
 from torch import nn
 
-from structured_dropout.experiment import settings, streams, trained
+from structured_dropout.experiment import settings, streams, trained, unknown
 from structured_dropout.experiment.progress import Progress
 from tasks.nmt import data
 from tasks.nmt.batches import Vocabulary
@@ -26,6 +26,7 @@ def main(cfg: DictConfig) -> None:
     trained.require(cfg, "checkpoint", "input")
     lines = data.read_lines(streams.source(cfg.input), data.LONGEST_SENTENCE)
     model, vocabulary, _ = load(cfg)
+    unknown.tell((word for line in lines for word in line.split()), vocabulary.words("src"))
     starts = range(0, len(lines), cfg.translate.batch)
     progress = Progress(len(starts), 0, "sentences", stderr=True)
     with closing(progress), settings.autocast(cfg):

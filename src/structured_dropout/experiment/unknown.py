@@ -36,6 +36,12 @@ def percent(
     return shares
 
 
+def tell(words: Iterable[str], vocabulary: Collection[str]) -> None:
+    """Log how many of the words of a text that a model is used on are unknown, in percent."""
+    if share := _percent(words, set(vocabulary) - {UNK}):
+        _log.info("%.1f%% of the words are unknown: read as %s", share, UNK)
+
+
 def _percent(words: Iterable[str], known: set[str]) -> float:
     total = unknown = 0
     for word in words:

@@ -40,6 +40,7 @@ def test_translating_standard_input(arguments):
         text=True,
     )
     assert translated.returncode == 0, translated.stderr
+    assert "40.0% of the words are unknown: read as <unk>" in translated.stderr
     lines = translated.stdout.split("\n")
     assert len(lines) == 4
     assert lines[1] == lines[3] == ""
