@@ -58,6 +58,7 @@ def joined(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     yield
+    dist.barrier()  # until the first one has written its summary
     dist.destroy_process_group()
 
 
