@@ -134,16 +134,17 @@ def results(folder: Path) -> Iterator[Result]:
 
 
 def longest(found: list[Group], policies: Sequence[str]) -> list[Group]:
-    """The longest training in fp32 that all these policies of a task went through, by policy; empty
-    where there is none.
+    """The longest training in fp32 that the first of these policies of a task, its baseline, and
+    another one went through, with all that went through it, in order; empty where there is none.
 
     It is the recipe's or a shorter one, for all of them the same.
     """
     own = [g for g in found if g.precision == "fp32" and (g.shortened or not g.differences)]
     for group in sorted(own, key=lambda group: -group.epochs):
         alike = {g.dropout: g for g in own if g.differences == group.differences}
-        if alike.keys() >= set(policies):
-            return [alike[policy] for policy in policies]
+        common = [alike[policy] for policy in policies if policy in alike]
+        if policies[0] in alike and len(common) > 1:
+            return common
     return []
 
 

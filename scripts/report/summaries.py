@@ -56,7 +56,8 @@ def quality(groups: list[Group], tables: list[Table]) -> Summary:
                 lacking.append(f"`{task}`")
             if chosen:
                 epochs = f"{chosen[0].epochs} of {recipe(task).train.epochs}"
-                cells = [mean_and_error(group.values(metric)) for group in chosen]
+                means = {group.dropout: mean_and_error(group.values(metric)) for group in chosen}
+                cells = [means.get(policy, ABSENT) for policy in POLICIES]
                 seeds = min(len(group.results) for group in chosen)
                 rows.append([f"`{task}`", table.metrics[metric], *cells, epochs, str(seeds)])
     headings = ["`task`", "on the test set", *(f"`{d}`" for d in POLICIES), "epochs", "seeds"]

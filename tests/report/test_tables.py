@@ -302,6 +302,12 @@ def test_only_policies_that_trained_alike_are_compared():
     found = [group("nr_st", 13, recipe=True), group("nr_rh_st", 13, recipe=True), *three]
     assert [(g.dropout, g.epochs) for g in longest(found, policies)] == [(p, 2) for p in policies]
     assert longest(found[:2], policies) == []
+    found.append(group("nr_random", 13, recipe=True))
+    found.remove(found[0])
+    assert [(g.dropout, g.epochs) for g in longest(found, policies)] == [
+        ("nr_random", 13),
+        ("nr_rh_st", 13),
+    ]
 
 
 def test_precisions_are_compared_on_the_seeds_that_both_have(add_run, tmp_path):
