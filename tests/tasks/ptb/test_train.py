@@ -82,10 +82,10 @@ def test_backends_train_alike(launch, tiny_text, tmp_path):
 
 
 def test_real_ptb_learns_as_the_recipe_should(launch, real_data, tmp_path):
-    """From ln(10000) = 9.21 down; the value is pinned for this seed."""
+    """From ln(10000) = 9.21 down; with this seed 7.521 on a CPU with AVX-512, 7.528 with AVX2."""
     launch(
         "task=ptb_small", "dropout=nr_rh_st", "backend=dense", "train.max_iterations=50",
         "device=cpu", f"data.dir={real_data}", f"run.dir={tmp_path}",
     )  # fmt: skip
     loss = json.loads((tmp_path / "summary.json").read_text())["metrics"]["train_loss"]
-    assert loss == pytest.approx(7.5209, abs=0.005)
+    assert loss == pytest.approx(7.525, abs=0.01)
