@@ -2,6 +2,7 @@
 them."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -89,3 +90,15 @@ def backwards(folder: Path, sizes: dict[str, int], words: int, longest: int) -> 
             path.write_text("".join(" ".join(line) + "\n" for line in lines))
             overrides.append(f"data.{split}_{side}={path}")
     return overrides
+
+
+# The overrides of a tiny training of two epochs on data in a folder, by task.
+TASKS: dict[str, Callable[[Path], list[str]]] = {
+    "ptb": lambda folder: ["task=ptb_small", "train.epochs=2", *text(folder)],
+    "awd": lambda folder: [
+        *("task=ptb_awd", "train.epochs=2", "train.lr=1", "model.embedding_size=8"),
+        *text(folder),
+    ],
+    "ner": lambda folder: columns(folder),
+    "nmt": lambda folder: pairs(folder),
+}

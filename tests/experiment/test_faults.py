@@ -28,18 +28,6 @@ from hypothesis import strategies as st
 from structured_dropout.experiment import checkpoint
 from structured_dropout.experiment.errors import UsageError
 
-TASKS = {
-    "ptb": lambda folder: ["task=ptb_small", "train.epochs=2", *tiny.text(folder)],
-    "awd": lambda folder: [
-        "task=ptb_awd",
-        "train.epochs=2",
-        "train.lr=1",
-        "model.embedding_size=8",
-        *tiny.text(folder),
-    ],
-    "ner": tiny.columns,
-    "nmt": tiny.pairs,
-}
 BACKENDS = ("dense", "compact", "cpu")
 KILLS = [
     ("ptb", "dense", "iteration"),
@@ -52,30 +40,9 @@ KILLS = [
 SEED = 0
 if "FAULT_KILLS" in os.environ:
     SEED = random.SystemRandom().randrange(1000)
-    every = list(itertools.product(TASKS, BACKENDS, killing.EVENTS))
+    every = list(itertools.product(tiny.TASKS, BACKENDS, killing.EVENTS))
     random.Random(SEED).shuffle(every)
     KILLS = list(itertools.islice(itertools.cycle(every), int(os.environ["FAULT_KILLS"])))
-
-
-@pytest.fixture(scope="module")
-def train(tmp_path_factory) -> Iterator[killing.Trainings]:
-    trainings = killing.Trainings(tmp_path_factory.mktemp("log") / "training.log")
-    yield trainings
-    trainings.close()
-
-
-@pytest.fixture(scope="module")
-def overrides(tmp_path_factory) -> Callable[[str], list[str]]:
-    """A tiny training of a task, with a checkpoint every four iterations."""
-    made = {}
-
-    def overrides(task: str) -> list[str]:
-        if task not in made:
-            pytest.importorskip({"ner": "torchcrf", "nmt": "onmt"}.get(task, "torch"))
-            made[task] = TASKS[task](tmp_path_factory.mktemp(task))
-        return [*made[task], "dropout=nr_rh_st", "train.checkpoint_iterations=4"]
-
-    return overrides
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +263,7 @@ def test_a_finished_run_with_other_metrics_is_an_error(train, overrides, unbroke
 
 
 def test_other_data_under_the_same_names_do_not_resume(train, tmp_path):
-    command = [*TASKS["ptb"](tmp_path), "train.checkpoint_iterations=4"]
+    command = [*tiny.TASKS["ptb"](tmp_path), "train.checkpoint_iterations=4"]
     train(tmp_path / "run", *command, kill=("iteration", 9))
     text = (tmp_path / "train.txt").read_text()
     (tmp_path / "train.txt").write_text(text.replace("w1 w2", "w2 w1"))

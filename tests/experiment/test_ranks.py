@@ -5,47 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import killing
 import pytest
-import tiny
 import torch
 from running import ROOT, result, rows
 
 from structured_dropout.experiment import checkpoint, ranks, settings
 from structured_dropout.experiment.errors import UsageError
-
-TASKS = {
-    "ptb": lambda folder: ["task=ptb_small", "train.epochs=2", *tiny.text(folder)],
-    "awd": lambda folder: [
-        *("task=ptb_awd", "train.epochs=2", "train.lr=1", "model.embedding_size=8"),
-        *tiny.text(folder),
-    ],
-    "ner": tiny.columns,
-    "nmt": tiny.pairs,
-}
-
-
-@pytest.fixture(scope="module")
-def train(tmp_path_factory) -> Iterator[killing.Trainings]:
-    trainings = killing.Trainings(tmp_path_factory.mktemp("log") / "training.log")
-    yield trainings
-    trainings.close()
-
-
-@pytest.fixture(scope="module")
-def overrides(tmp_path_factory) -> Callable[[str], list[str]]:
-    made = {}
-
-    def overrides(task: str) -> list[str]:
-        if task not in made:
-            pytest.importorskip({"ner": "torchcrf", "nmt": "onmt"}.get(task, "torch"))
-            made[task] = TASKS[task](tmp_path_factory.mktemp(task))
-        return [*made[task], "train.checkpoint_iterations=4"]
-
-    return overrides
 
 
 def same(folder: Path, other: Path) -> None:
