@@ -71,6 +71,9 @@ def train(cfg: DictConfig) -> None:
         # A batch of sentences of one word has no transition.
         trained = run.distribute(model, find_unused_parameters=True)
         valid, test = run.evaluated(cfg.train.batch, valid=corpus.valid, test=corpus.test)
+        valid_words, test_words = (
+            [encode(vocabulary, sentence.words) for sentence in split] for split in (valid, test)
+        )
 
         for epoch in run.epochs():
             optimizer.param_groups[0]["lr"] = cfg.train.lr / (1 + cfg.train.decay * (epoch - 1))
@@ -82,14 +85,14 @@ def train(cfg: DictConfig) -> None:
                 loss = step(trained, optimizer, batch.to(run.device), cfg.train.clip, run.autocast)
                 run.record(loss / len(batch.words), units=len(batch.words))
             with run.autocast:
-                predicted = predict(model, vocabulary, [encode(vocabulary, s.words) for s in valid])
+                predicted = predict(model, vocabulary, valid_words)
             f1 = score(predicted, valid)["f1"]
             best.update(f1)
             run.end_epoch(valid_f1=f1)
 
         best.restore()
         with run.autocast:
-            predicted = predict(model, vocabulary, [encode(vocabulary, s.words) for s in test])
+            predicted = predict(model, vocabulary, test_words)
         scores = score(predicted, test)
         run.finish(
             valid_f1=best.metric, **{f"test_{name}": value for name, value in scores.items()}

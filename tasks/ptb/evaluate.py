@@ -10,11 +10,10 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from structured_dropout.experiment import settings, streams, trained
+from structured_dropout.experiment import settings, streams, trained, unknown
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.inputs import read_text
 from structured_dropout.experiment.run import LOSS_LIMIT
-from structured_dropout.experiment.unknown import UNK
 from structured_dropout.loss import cross_entropy_
 from tasks.ptb import data
 from tasks.ptb.trained import load
@@ -40,11 +39,10 @@ def main(cfg: DictConfig) -> None:
             torch.manual_seed(cfg.seed)
             bptt = state.config.train.bptt
             result = averaged_perplexity(model, stream, cfg.evaluate.samples, bptt)
-    unknown = sum(word == UNK or word not in vocabulary for word in words[1:])
     scores = {
         "perplexity": result,
         "words": len(words) - 1,
-        "unk_percent": 100 * unknown / (len(words) - 1),
+        "unk_percent": unknown.share(words[1:], vocabulary.words),
     }
     streams.write(json.dumps(scores) + "\n")
 

@@ -40,7 +40,6 @@ def load_weights(cfg: DictConfig, kept: dict[str, Any], data: dict[str, Any]) ->
             numbers mean other words.
     """
     path = Path(cfg.checkpoint)
-    sha = digest(path)
     state = checkpoint.load(path)
     there = state.get("kept", {})
     if "model" not in there:
@@ -52,7 +51,7 @@ def load_weights(cfg: DictConfig, kept: dict[str, Any], data: dict[str, Any]) ->
     config = state["config"]
     return {
         "file": str(path),
-        "sha256": sha,
+        "sha256": cfg.checkpoint_sha256,
         "run": {key: config[key] for key in ("task", "seed")}
         | {"dropout": config["dropout"]["name"], "epochs": state["position"]["epoch"]},
     }

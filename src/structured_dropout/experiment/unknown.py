@@ -21,30 +21,31 @@ def percent(
     Args:
         allowed: percent more than in ``train``, one of the splits, beyond which it warns.
     """
-    known = set(vocabulary) - {UNK}
-    shares = {split: _percent(words, known) for split, words in splits.items()}
+    shares = {split: round(share(words, vocabulary), 2) for split, words in splits.items()}
     _log.info(
         "unknown %s: %s", kind, ", ".join(f"{x:.1f}% of {split}" for split, x in shares.items())
     )
-    for split, share in shares.items():
-        if share > shares["train"] + allowed:
+    for split, found in shares.items():
+        if found > shares["train"] + allowed:
             _log.warning(
                 "%.1f%% of the %s of %s are unknown, so that its score says little: are the texts "
                 "of one kind, and split into words in one way?",
-                share, kind, split,
+                found, kind, split,
             )  # fmt: skip
     return shares
 
 
 def tell(words: Iterable[str], vocabulary: Collection[str]) -> None:
     """Log how many of the words of a text that a model is used on are unknown, in percent."""
-    if share := _percent(words, set(vocabulary) - {UNK}):
-        _log.info("%.1f%% of the words are unknown: read as %s", share, UNK)
+    if found := share(words, vocabulary):
+        _log.info("%.1f%% of the words are unknown: read as %s", found, UNK)
 
 
-def _percent(words: Iterable[str], known: set[str]) -> float:
+def share(words: Iterable[str], vocabulary: Collection[str]) -> float:
+    """How many of the words are unknown, in percent."""
+    known = set(vocabulary) - {UNK}
     total = unknown = 0
     for word in words:
         total += 1
         unknown += word not in known
-    return round(100 * unknown / max(total, 1), 2)
+    return 100 * unknown / max(total, 1)
