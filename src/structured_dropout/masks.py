@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy
 import torch
 from torch import Tensor
 
+from structured_dropout import graphs
 from structured_dropout.policy import SiteDropout
 from structured_dropout.split import whole
 
@@ -61,12 +63,15 @@ class UnitMask:
     IV).
 
     Args:
-        indices: int32 [kept units of all draws], ascending within a draw.
-        offsets: int64 [draws + 1], on the CPU; draw d keeps ``indices[offsets[d]:offsets[d + 1]]``.
+        indices: int32 [at least the kept units of all draws], ascending within a draw.
+        offsets: int64 [draws + 1], on the CPU, so that no launch waits for them; draw d keeps
+            ``indices[offsets[d]:offsets[d + 1]]``. On the meta device where only a graph's replay
+            knows them (graphs.py).
         steps_per_draw: time steps that one draw serves; step t belongs to draw ``t //
             steps_per_draw``.
         units: size of the dropped dimension.
         scale: 1 / (1 - p), the factor on kept units (inverted dropout).
+        sent: ``offsets`` where ``indices`` are, if they came there together.
     """
 
     indices: Tensor
@@ -74,6 +79,7 @@ class UnitMask:
     steps_per_draw: int
     units: int
     scale: float
+    sent: Tensor | None = None
 
     @property
     def draws(self) -> int:
@@ -81,6 +87,11 @@ class UnitMask:
 
     @cached_property
     def bounds(self) -> list[int]:
+        if self.offsets.is_meta:
+            raise RuntimeError(
+                "how many units a draw keeps is not known inside a CUDA graph: choose backend=cuda "
+                "or fused, or no graph"
+            )
         return self.offsets.tolist()
 
     def kept(self, draw: int) -> Tensor:
@@ -89,8 +100,11 @@ class UnitMask:
 
     def at(self, step: int) -> UnitMask:
         """The one draw that serves this step."""
-        kept = self.kept(step // self.steps_per_draw)
-        return UnitMask(kept, torch.tensor([0, len(kept)], device="cpu"), 1, self.units, self.scale)
+        draw = step // self.steps_per_draw
+        kept = self.kept(draw)
+        offsets = torch.tensor([0, len(kept)], device="cpu")
+        sent = None if self.sent is None else self.sent[draw : draw + 2] - self.sent[draw]
+        return UnitMask(kept, offsets, 1, self.units, self.scale, sent)
 
     def applied(self) -> UnitMask:
         """The same units of an input that is masked and scaled already: only to be skipped."""
@@ -98,28 +112,39 @@ class UnitMask:
 
     def multiplier(self, like: Tensor) -> Tensor:
         """[draws, 1, units]: ``scale`` where a unit is kept, else 0."""
-        draws = torch.arange(self.draws, device="cpu")
-        draws = draws.repeat_interleave(self.offsets.diff()).to(like.device)
-        multiplier = like.new_zeros(self.draws, self.units)
-        multiplier[draws, self.indices.long()] = self.scale
-        return multiplier.unsqueeze(1)
+        offsets, length = self.device_offsets, len(self.indices)
+        counts = offsets.diff(append=offsets.new_full((1,), length))
+        # What follows the last draw's units counts as one draw more.
+        draw = torch.repeat_interleave(counts, output_size=length)
+        multiplier = like.new_zeros(self.draws + 1, self.units)
+        multiplier[draw, self.indices.long()] = self.scale
+        return multiplier[:-1].unsqueeze(1)
 
     def apply(self, x: Tensor, packing: Packing) -> Tensor:
         """Mask and scale the rows x [rows, units] of a packed sequence."""
         return _multiply(x, self.multiplier(x), self.steps_per_draw, packing)
 
+    @property
+    def device_offsets(self) -> Tensor:
+        """``offsets`` where ``indices`` are."""
+        return self.offsets.to(self.indices.device) if self.sent is None else self.sent
+
     def to(self, device: torch.device) -> UnitMask:
-        """The same mask with its indices on ``device``; offsets stay on the CPU, so that no launch
-        waits for them."""
+        """The same mask with its indices on ``device``, in one copy that nothing waits for."""
         if self.indices.device == device:
             return self
-        indices = self.indices.pin_memory() if device.type == "cuda" else self.indices
-        return UnitMask(
-            indices.to(device, non_blocking=True),
-            self.offsets,
-            self.steps_per_draw,
-            self.units,
-            self.scale,
+        numbers = torch.cat((self.offsets.view(torch.int32), self.indices))
+        return self.laid_out(send(numbers, device), self.offsets)
+
+    def laid_out(self, numbers: Tensor, offsets: Tensor) -> UnitMask:
+        """The same mask read from ``numbers``: int32, the offsets as pairs of them and then the
+        indices."""
+        pairs = 2 * len(offsets)
+        return replace(
+            self,
+            indices=numbers[pairs:],
+            offsets=offsets,
+            sent=numbers[:pairs].view(torch.int64),
         )
 
 
@@ -215,17 +240,35 @@ def draw(
         noise = torch.rand(all_draws, all_rows, units, dtype=dtype, device=like.device)
         values = noise[:draws, rows].contiguous()
         return ElementMask(values.ge_(p).mul_(scale), steps_per_draw)
-    noise = torch.rand(all_draws, units, generator=generator, dtype=torch.float32, device="cpu")
-    noise = noise[:draws]
-    if site.sampling == "exact":
-        keep = torch.zeros(draws, units, dtype=torch.bool, device="cpu")
-        keep.scatter_(1, noise.argsort(dim=1)[:, : round((1 - p) * units)], True)
-    else:
-        keep = noise >= p
-    offsets = torch.zeros(draws + 1, dtype=torch.int64, device="cpu")
-    torch.cumsum(keep.sum(dim=1), dim=0, out=offsets[1:])
-    indices = keep.nonzero()[:, 1].to(torch.int32)
-    return UnitMask(indices, offsets, steps_per_draw, units, scale).to(like.device)
+
+    def units_kept() -> UnitMask:
+        noise = torch.rand(all_draws, units, generator=generator, dtype=torch.float32, device="cpu")
+        keep = _kept(noise[:draws], p, site.sampling)
+        offsets = torch.zeros(draws + 1, dtype=torch.int64, device="cpu")
+        torch.cumsum(keep.sum(dim=1), dim=0, out=offsets[1:])
+        # torch's nonzero takes ten times as long.
+        indices = numpy.flatnonzero(keep.numpy()) % units
+        return UnitMask(
+            torch.from_numpy(indices.astype(numpy.int32)), offsets, steps_per_draw, units, scale
+        )
+
+    return graphs.drawn(units_kept, like.device)
+
+
+def _kept(noise: Tensor, p: float, sampling: str) -> Tensor:
+    """Bool, of the shape of ``noise`` [draws, units]: what is kept at the rate ``p``."""
+    if sampling == "bernoulli":
+        return noise >= p
+    units = noise.shape[1]
+    keep = torch.zeros_like(noise, dtype=torch.bool)
+    return keep.scatter_(1, noise.argsort(dim=1)[:, : round((1 - p) * units)], True)
+
+
+def send(numbers: Tensor, device: torch.device) -> Tensor:
+    """Few numbers from the CPU to ``device``, in a copy that nothing waits for."""
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=True)
 
 
 def draw_held(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from omegaconf import DictConfig
@@ -26,7 +27,8 @@ def zaremba(cfg: DictConfig) -> Callable[[], object]:
     tokens = _tokens(cfg, device)
     zeros = torch.zeros(cfg.model.layers, cfg.train.batch, cfg.model.hidden_size, device=device)
     state, autocast = (zeros, zeros), settings.autocast(cfg)
-    return lambda: train.step(model, optimizer, tokens, tokens, state, cfg.train.clip, autocast)
+    step = partial(train.step, model, optimizer, cfg.train.clip, autocast)
+    return partial(settings.graphed(cfg, step), tokens, tokens, state)
 
 
 def awd(cfg: DictConfig) -> Callable[[], object]:

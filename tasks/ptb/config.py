@@ -48,6 +48,7 @@ class ZarembaTrain(Train):
     decay: float = positive()
     decay_after: int = at_least(0)
     clip: float = positive()
+    cuda_graph: bool = MISSING
 
 
 @dataclass

@@ -8,6 +8,8 @@ some epochs.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -26,7 +28,8 @@ def train(cfg: DictConfig) -> None:
     backend = settings.backend(cfg, policy)
     corpus = data.load(cfg.data)
     vocabulary = Vocabulary(corpus.vocabulary)
-    windows = data.Windows(corpus.train, cfg.train.batch, cfg.train.bptt)
+    stream = corpus.train.to(settings.device(cfg))
+    windows = data.Windows(stream, cfg.train.batch, cfg.train.bptt)
 
     with Run(cfg, data=corpus.provenance, backend=backend) as run:
         model = LanguageModel(
@@ -47,19 +50,14 @@ def train(cfg: DictConfig) -> None:
             optimizer.param_groups[0]["lr"] = cfg.train.lr / cfg.train.decay ** max(
                 epoch - cfg.train.decay_after, 0
             )
+            iterate = settings.graphed(
+                cfg, partial(step, trained, optimizer, cfg.train.clip, run.autocast)
+            )
             model.train()
             for window in run.iterations(windows):
                 rows = run.rows(cfg.train.batch)
-                tokens, targets = (part[:, rows].to(run.device) for part in window)
-                loss, run.carry["state"] = step(
-                    trained,
-                    optimizer,
-                    tokens,
-                    targets,
-                    run.carry.get("state"),
-                    cfg.train.clip,
-                    run.autocast,
-                )
+                tokens, targets = (part[:, rows] for part in window)
+                loss, run.carry["state"] = iterate(tokens, targets, run.carry.get("state"))
                 run.record(loss, units=targets.numel())
             run.carry.clear()
             with run.autocast:
@@ -74,11 +72,11 @@ def train(cfg: DictConfig) -> None:
 def step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    clip: float,
+    autocast: torch.autocast,
     tokens: Tensor,
     targets: Tensor,
     state: State | None,
-    clip: float,
-    autocast: torch.autocast,
 ) -> tuple[Tensor, State]:
     """One iteration over a window [T, B]; returns the mean loss a token and the state for the next
     window."""

@@ -25,6 +25,7 @@ _IRRELEVANT = (
     "train.threads",
     "train.checkpoint_minutes",
     "train.checkpoint_iterations",
+    "train.cuda_graph",
 )
 
 

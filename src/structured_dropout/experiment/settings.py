@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,8 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from structured_dropout import DropoutPolicy, SiteDropout, Zoneout, backends
 from structured_dropout.experiment import ranks, schema
 from structured_dropout.experiment.errors import UsageError
+from structured_dropout.graphs import Graphed
 from structured_dropout.precision import autocasts_lstm
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _PARTS = [part.name for part in fields(DropoutPolicy)]
 
 
@@ -134,6 +138,13 @@ def autocast(cfg: DictConfig) -> torch.autocast:
     A backward pass belongs after it, as torch advises.
     """
     return torch.autocast(device(cfg).type, torch.bfloat16, enabled=cfg.precision.name == "bf16")
+
+
+def graphed(cfg: DictConfig, step: Callable[P, T]) -> Callable[P, T]:
+    """A training step as one CUDA graph, if ``train.cuda_graph`` and one process trains on a
+    GPU."""
+    on = cfg.train.cuda_graph and device(cfg).type == "cuda" and ranks.size() == 1
+    return Graphed(step) if on else step
 
 
 def device(cfg: DictConfig) -> torch.device:

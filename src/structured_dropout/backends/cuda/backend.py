@@ -6,14 +6,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.cuda import launch, layout, operators
+from structured_dropout.backends.cuda import launch, layout, operators, payoff
 from structured_dropout.backends.cuda.masks import pack
+from structured_dropout.backends.fused import FusedBackend
 from structured_dropout.backends.operators.arguments import flat_weights
 from structured_dropout.backends.operators.backend import OperatorBackend, skippable
 from structured_dropout.layer import LayerMasks, LayerOutput, Weights
 from structured_dropout.masks import Mask, Packing, UnitMask
 from structured_dropout.phases import phase
 from structured_dropout.policy import DropoutPolicy
+
+_TORCH = FusedBackend()
 
 
 class CudaBackend(OperatorBackend):
@@ -35,18 +38,18 @@ class CudaBackend(OperatorBackend):
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
     ) -> Tensor:
-        if not isinstance(mask, UnitMask):
-            return super().linear(x, weight, bias, mask, packing)
+        if not isinstance(mask, UnitMask) or not payoff.pays("bp", mask.scale):
+            return _TORCH.linear(x, weight, bias, mask, packing)
         with phase("fp"):
             return _project(x, weight, bias, mask, packing)
 
     def fp(self, x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-        if not isinstance(mask, UnitMask):
+        if not isinstance(mask, UnitMask) or not payoff.pays("fp", mask.scale):
             return super().fp(x, weight, mask, packing)
         return _project(x, weight, None, mask, packing)
 
     def bp(self, dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-        if not isinstance(mask, UnitMask):
+        if not isinstance(mask, UnitMask) or not payoff.pays("bp", mask.scale):
             return super().bp(dy, weight, mask, packing)
         rows = layout.rows_by_unit(_widened(weight))
         dx: Tensor = operators.load().cuda_linear_bp(
@@ -55,7 +58,7 @@ class CudaBackend(OperatorBackend):
         return dx.to(dy.dtype)
 
     def wg(self, dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
-        if not isinstance(mask, UnitMask):
+        if not isinstance(mask, UnitMask) or not payoff.pays("wg", mask.scale):
             return super().wg(dy, x, mask, packing)
         dweight: Tensor
         dweight, _ = operators.load().cuda_linear_wg(

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends.cuda import layout, products
-from structured_dropout.backends.cuda.masks import check, packing_of, send, unpack
+from structured_dropout.backends.cuda.masks import check, packing_of, unpack
 from structured_dropout.backends.cuda.recurrence import Recurrence
 from structured_dropout.backends.cuda.register import operator
 from structured_dropout.backends.operators.arguments import flat_gradients
-from structured_dropout.masks import Packing
+from structured_dropout.masks import Packing, send
 from structured_dropout.phases import phase
 
 ops = torch.ops.structured_dropout
@@ -154,7 +154,7 @@ def _states_before(h_0: Tensor, y: Tensor, packing: Packing, reverse: bool) -> T
     starts = (before == packing.steps) | (before < 0)
     before = before.clamp(0, packing.steps - 1)
     starts |= row >= sizes[before]
-    (source,) = send(y.device, torch.where(starts, len(y) + row, bounds[before] + row))
+    source = send(torch.where(starts, len(y) + row, bounds[before] + row), y.device)
     return torch.cat((y, h_0)).index_select(0, source)
 
 

@@ -1,8 +1,8 @@
 """Structured masks where the kernels read them.
 
-A layer's offsets go to the device in one copy that nothing waits for, the bounds of its steps once
-for all sequences of the same sizes; BP and WG find them there. On the host remain sizes, never the
-counts of kept units.
+Their offsets are on the device as their indices are, the bounds of the steps go there once for all
+sequences of the same sizes; BP and WG find them there. On the host remain sizes, never the counts
+of kept units.
 """
 
 from __future__ import annotations
@@ -51,10 +51,7 @@ def pack(
     """What the operators take for a sequence and its masks: the sizes of the steps, the bounds of
     their rows on the device, and ``pack_masks`` with offsets on the device."""
     bounds = _bounds(packing, device)
-    if device.type == "cpu":
-        return packing.sizes, bounds, pack_masks(masks)
-    sent = iter(send(device, *(mask.offsets for mask in masks if mask is not None)))
-    on_device = [None if mask is None else replace(mask, offsets=next(sent)) for mask in masks]
+    on_device = [mask and replace(mask, offsets=mask.device_offsets) for mask in masks]
     return packing.sizes, bounds, pack_masks(on_device)
 
 
@@ -87,14 +84,6 @@ def unpack(
         mask = DeviceMask(indices, offsets, steps, rows, most_rows, size, float(scale))
         masks.append(mask)
     return masks
-
-
-def send(device: torch.device, *numbers: Tensor) -> list[Tensor]:
-    """Small CPU tensors to the device in one copy, without waiting for it."""
-    if device.type != "cuda" or not numbers:
-        return list(numbers)
-    together = torch.cat(numbers).pin_memory().to(device, non_blocking=True)
-    return list(torch.split(together, [len(part) for part in numbers]))
 
 
 def check(name: str, tensor: Tensor, like: Tensor, shape: Sequence[int | None]) -> None:

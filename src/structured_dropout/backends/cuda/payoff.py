@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from structured_dropout.phases import Phase
 from structured_dropout.policy import DropoutPolicy, SiteDropout
 
 
@@ -32,6 +33,18 @@ def why_not(policy: DropoutPolicy, device: torch.device) -> str | None:
     if rate < least:
         return f"on {card} skipping inputs alone is faster from a rate of {least}, this is {rate:g}"
     return None
+
+
+# The largest share of units that a draw may keep for the kernel to be faster than torch's product
+# of all of them, in fp32: cuBLAS has three to four times the kernels' rate.
+LARGEST_SHARES: dict[Phase, float] = {"fp": 0.3, "bp": 0.4, "wg": 0.25}
+
+
+def pays(product: Phase, scale: float) -> bool:
+    """Whether skipping pays in a product over a sequence whose draws keep ``1 / scale`` of the
+    units. In TF32 it never does."""
+    in_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return not in_tf32 and 1 / scale <= LARGEST_SHARES[product]
 
 
 @cache

@@ -1,10 +1,8 @@
 """The three products of figure 2 on weights that are stored by unit: launches of
 kernels/cuda/products.cu.
 
-A product over a whole sequence is free to skip or not. The kernels skip, in fp32. Where torch may
-use TF32 (``torch.backends.cuda.matmul.fp32_precision``) its tensor cores take all units in less
-time than fp32 takes the kept ones, unless fewer than about a quarter are kept (an H100's data
-sheet: 67 against some 300 TFLOP/s): there the product is torch's, of the masked operand.
+A product over a whole sequence is free to skip or not. Where skipping does not pay (payoff.py), it
+is torch's, of the masked operand.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.cuda import launch
+from structured_dropout.backends.cuda import launch, payoff
 from structured_dropout.backends.cuda.layout import padded
 from structured_dropout.backends.cuda.masks import DeviceMask
 
@@ -47,7 +45,7 @@ def positions(indices: Tensor, offsets: Tensor, units: int) -> Tensor:
 
 def fp(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, mask: DeviceMask) -> Tensor:
     """y [rows, outputs] from x [rows, units] and a weight by unit (figure 2a)."""
-    if _on_tensor_cores(x.device):
+    if not payoff.pays("fp", mask.scale):
         masked, weight = x * _multiplier(mask, len(x)), weight[:, :outputs]
         return masked @ weight if bias is None else torch.addmm(bias, masked, weight)
     y = x.new_empty(len(x), outputs)
@@ -64,7 +62,7 @@ def fp(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, mask: Devic
 
 def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
     """dx [rows, units] from dy [rows, out] and a weight by unit (figure 2b)."""
-    if _on_tensor_cores(dy.device):
+    if not payoff.pays("bp", mask.scale):
         return dy @ weight[:, : dy.shape[1]].t() * _multiplier(mask, len(dy))
     dx = dy.new_zeros(len(dy), mask.units)
     if dx.numel():
@@ -80,7 +78,7 @@ def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
 
 def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
     """The weight's gradient by unit, [units, at least out] (figure 2c)."""
-    if _on_tensor_cores(dy.device):
+    if not payoff.pays("wg", mask.scale):
         return (x * _multiplier(mask, len(x))).t() @ dy
     outputs = dy.shape[1]
     dweight = x.new_empty(mask.units, padded(outputs))
@@ -91,13 +89,6 @@ def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
         arguments = (x, _aligned(dy), *draws, outputs, dweight.shape[1], dweight)
         launch.launch(_SOURCE, "linear_wg", grid, (_WG_THREADS, 1, 1), 0, arguments)
     return dweight
-
-
-def _on_tensor_cores(device: torch.device) -> bool:
-    """Whether torch would multiply matrices in TF32 there."""
-    if torch.backends.cuda.matmul.fp32_precision != "tf32":
-        return False
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _multiplier(mask: DeviceMask, rows: int) -> Tensor:

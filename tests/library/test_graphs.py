@@ -1,0 +1,112 @@
+"""Masks that stay where a CUDA graph reads them, and are drawn anew for each replay."""
+
+import pytest
+import torch
+from devices import DEVICE, cuda_kernels
+
+from structured_dropout import Case, DropoutPolicy, SiteDropout, StructuredLinear, StructuredLSTM
+from structured_dropout.graphs import Graphed, StaticMasks
+
+POLICIES = {
+    "fused": DropoutPolicy(nr=SiteDropout(Case.III, 0.4), output=SiteDropout(Case.IV, 0.5)),
+    "cuda": DropoutPolicy(
+        nr=SiteDropout(Case.III, 0.4),
+        rh=SiteDropout(Case.III, 0.6, redraw_every=2),
+        output=SiteDropout(Case.III, 0.5),
+    ),
+}
+
+
+class Model(torch.nn.Module):
+    def __init__(self, backend: str, policy: DropoutPolicy, generator: torch.Generator) -> None:
+        super().__init__()
+        given = {"policy": policy, "backend": backend, "generator": generator}
+        self.lstm = StructuredLSTM(6, 5, 2, bidirectional=True, **given)
+        self.projection = StructuredLinear(10, 3, **given)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.projection(self.lstm(x)[0])
+
+
+@pytest.fixture(params=POLICIES)
+def trained(request):
+    """A model and its step: from x to the loss, after plain SGD."""
+    backend = request.param
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(7)
+    with cuda_kernels():
+        model = Model(backend, POLICIES[backend], generator).to(DEVICE)
+
+    def step(x):
+        loss = model(x).square().sum()
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+        return loss.detach()
+
+    with cuda_kernels():
+        yield model, step, generator
+
+
+def test_static_masks_are_those_that_would_be_drawn(trained):
+    model, step, generator = trained
+    xs = torch.randn(4, 7, 2, 6, device=DEVICE)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = [step(x) for x in xs]
+    weights = model.projection.weight.clone()
+
+    model.load_state_dict(start)
+    generator.manual_seed(7)
+    masks = StaticMasks()
+    with masks.recorded():
+        again = [step(xs[0])]
+    for x in xs[1:]:
+        masks.redraw()
+        with masks.handed_out():
+            again.append(step(x))
+
+    assert len(set(losses)) == 4
+    torch.testing.assert_close(again, losses)
+    torch.testing.assert_close(model.projection.weight, weights)
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="CUDA graphs need a GPU")
+def test_graph_trains_as_its_step(trained):
+    model, step, generator = trained
+    xs = torch.randn(8, 7, 2, 6, device=DEVICE)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = [step(x) for x in xs]
+
+    model.load_state_dict(start)
+    generator.manual_seed(7)
+    graphed = Graphed(step)
+    again = [graphed(x) for x in xs]
+
+    torch.testing.assert_close(again, losses)
+    with pytest.raises(ValueError, match=r"captured with an argument of \[7, 2, 6\]"):
+        graphed(xs[0, :5])
+
+
+def test_counts_of_kept_units_are_no_ones_inside_a_graph():
+    policy = DropoutPolicy(rh=SiteDropout(Case.III, 0.5))
+    lstm, x = StructuredLSTM(4, 4, policy=policy, backend="dense"), torch.randn(3, 2, 4)
+    masks = StaticMasks()
+    with masks.recorded():
+        lstm(x)
+    with (
+        masks.handed_out(),
+        pytest.raises(RuntimeError, match=r"choose backend=cuda or fused, or no graph"),
+    ):
+        lstm(x)
+
+
+def test_checkpointing_inside_a_graph_is_refused():
+    policy = DropoutPolicy(nr=SiteDropout(Case.III, 0.5))
+    lstm = StructuredLSTM(4, 4, policy=policy, backend="fused")
+    x = torch.randn(3, 2, 4, requires_grad=True)
+    masks = StaticMasks()
+    with masks.recorded(), pytest.raises(RuntimeError, match="leave out activation checkpointing"):
+        y = torch.utils.checkpoint.checkpoint(lambda x: lstm(x)[0], x, use_reentrant=False)
+        y.sum().backward()
