@@ -1,5 +1,7 @@
 """Every backend equals the float64 reference on the same masks: forward and all gradients."""
 
+import warnings
+
 import pytest
 import reference
 import torch
@@ -8,8 +10,11 @@ from comparison import agree, agree_on_layer, cast
 from devices import DEVICE, cuda_kernels
 
 from structured_dropout import (
+    Case,
     DropoutPolicy,
     Packing,
+    SiteDropout,
+    StructuredLSTM,
     UnitMask,
     backends,
 )
@@ -200,3 +205,13 @@ def test_empty_batch(name):
     )
     assert y.shape == (0, 2)
     assert h_n.shape == (1, 0, 2)
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="cuDNN is a GPU's")
+def test_cudnn_trains_on_the_weights_themselves():
+    """It warns where it must copy them first, at each call."""
+    site = SiteDropout(Case.I, 0.5)
+    lstm = StructuredLSTM(8, 8, 2, policy=DropoutPolicy(nr=site), backend="fused").to(DEVICE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "RNN module weights are not")
+        lstm(torch.randn(3, 2, 8, device=DEVICE))[0].sum().backward()
