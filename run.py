@@ -59,6 +59,7 @@ def main(cfg: DictConfig) -> float | str | None:
             raise UsageError("torchrun is for one training: use python run.py for anything else")
         if cfg.mode != "train":
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it, as other filters
+            settings.set_precision(cfg)
             hydra.utils.get_method(cfg.task.modes[cfg.mode])(cfg)
             return None
         folder = prepare(cfg)

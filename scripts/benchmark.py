@@ -11,8 +11,7 @@ median of the ratios of each round; ``dense`` and ``fused`` are those of the row
 
 Overrides are run.py's; commas sweep, and each combination of the keys other than dropout, backend
 and precision is a race of its own, as is each part of a model (``task.parts``). Further keys:
-output=FILE rounds=N part=PART tracker=TRACKER, and tf32=true: on a GPU products run in TF32, in
-fp32 without it; for all contenders, and the column ``device`` says which.
+output=FILE rounds=N part=PART tracker=TRACKER.
 """
 
 from __future__ import annotations
@@ -45,17 +44,12 @@ def main(arguments: list[str]) -> None:
     backends = options.pop("backend", "auto").split(",")
     precisions = options.pop("precision", "fp32").split(",")
     parts, tracker = options.pop("part", None), options.pop("tracker", "console")
-    tf32 = options.pop("tf32", "false").lower()
-    if tf32 not in ("true", "false"):
-        raise UsageError(f"tf32={tf32} must be true or false")
 
     rows = []
     for values in itertools.product(*(choices(value) for value in options.values())):
         overrides = [f"{key}={value}" for key, value in zip(options, values, strict=True)]
         for part in parts.split(",") if parts else composed(overrides).task.parts:
-            rows += race(
-                overrides, dropouts, backends, precisions, int(rounds), part, tf32 == "true"
-            )
+            rows += race(overrides, dropouts, backends, precisions, int(rounds), part)
     benchmarks.show(rows)
     folder = Path(output).parent if output else Path()
     track(rows, compose(f"tracker={tracker}").tracker, folder)

@@ -5,7 +5,7 @@ they are.
 
 For a machine that may have no network, with the Python that runs this file. The steps, in their
 order: a smoke test at real sizes; ceilings (scripts/ceilings.py); benchmarks of ptb_medium and
-ptb_large in fp32 and TF32; the rates from which skipping a layer's input alone pays;
+ptb_large in fp32, TF32 and bf16; the rates from which skipping a layer's input alone pays;
 compute-sanitizer; all tests of the backends; and a training of ptb_medium with what is left of the
 budget. What they print and measure lies in FOLDER, and in one FOLDER/gpu.tar.gz at the end.
 
@@ -86,9 +86,8 @@ def steps(out: Path) -> dict[str, Step]:
         "ceilings": Step(ceilings, 60, ("torch", "cupy", "numpy")),
     }
     for task in ("ptb_medium", "ptb_large"):
-        for name, tf32 in (("fp32", "false"), ("tf32", "true")):
-            row = [f"task={task}", f"tf32={tf32}", f"output={out / f'{task}_{name}.csv'}"]
-            result[f"{task}_{name}"] = Step([*script, *row], 240, MODELS)
+        row = [f"task={task}", "precision=fp32,tf32,bf16", f"output={out / f'{task}.csv'}"]
+        result[task] = Step([*script, *row], 300, MODELS)
     rates = f"task.rates.nr={','.join(map(str, RATES))}"
     sweep = ["task=ptb_large", "dropout=nr_st", rates, "rounds=5", f"output={out / 'rates.csv'}"]
     result["rates"] = Step([*script, *sweep], 240, MODELS)

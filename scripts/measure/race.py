@@ -47,7 +47,6 @@ def race(
     precisions: list[str],
     rounds: int,
     part: str = "model",
-    tf32: bool = False,
 ) -> list[dict[str, Any]]:
     """Time every policy on every backend in every precision, and the baselines of each precision.
 
@@ -58,14 +57,12 @@ def race(
         overrides: of ``run.py``, without dropout, backend and precision.
         rounds: turns of each contender that count, after the warm-up.
         part: what of the model runs; ``model`` is the whole training iteration.
-        tf32: whether a GPU may compute fp32 products in TF32.
 
     Returns:
         A row for each contender's phases, with the columns of the benchmark's file.
     """
     base = composed(overrides)
     device = settings.device(base)
-    _allow_tf32(tf32)
     configs = {}
     for precision in dict.fromkeys((*precisions, "fp32")):
         for backend in ("dense", "fused") if precision in precisions else ("fused",):
@@ -87,7 +84,7 @@ def race(
         "task": base.task.name,
         "part": part,
         "threads": torch.get_num_threads(),
-        "device": _device(device, tf32),
+        "device": _device(device),
         "commit": provenance.commit(),
         "date": date.today().isoformat(),
         "overrides": " ".join(word for word in overrides if not word.startswith("task=")),
@@ -120,6 +117,7 @@ def build(cfg: DictConfig, part: str) -> Iteration:
     """The task's training iteration, or a part of it."""
     if cfg.train.threads is not None:
         torch.set_num_threads(cfg.train.threads)
+    settings.set_precision(cfg)
     torch.manual_seed(cfg.seed)
     benchmark = hydra.utils.get_method(cfg.task.benchmark)
     iteration: Iteration = benchmark(cfg) if part == "model" else benchmark(cfg, part)
@@ -151,6 +149,7 @@ def take_turns(
         for turn in range(WARM_UP + rounds):
             for contender, iterate in iterations.items():
                 status.update(f"round {turn - WARM_UP + 1}/{rounds}: {' '.join(contender)}")
+                settings.allow_tf32(contender.precision == "tf32")
                 synchronize()
                 start = time.perf_counter()
                 with measure(device) as clock:
@@ -199,15 +198,6 @@ def spread(milliseconds: list[float]) -> dict[str, float]:
     return {"median_ms": round(median, 2), "p25_ms": round(p25, 2), "p75_ms": round(p75, 2)}
 
 
-def _allow_tf32(tf32: bool) -> None:
-    """torch's defaults differ: cuDNN's LSTM may use TF32, a product may not."""
-    libraries: Any = torch.backends
-    for library in (libraries.cuda.matmul, libraries.cudnn.rnn, libraries.cudnn.conv):
-        library.fp32_precision = "tf32" if tf32 else "ieee"
-
-
-def _device(device: torch.device, tf32: bool) -> str:
+def _device(device: torch.device) -> str:
     machine = provenance.machine(device)
-    if "gpu" in machine:
-        return f"{machine['gpu']} {'TF32' if tf32 else 'fp32'}"
-    return f"{machine['cpu']} {machine['simd']}"
+    return str(machine.get("gpu", f"{machine['cpu']} {machine['simd']}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, overload
 
 import torch
@@ -100,6 +101,7 @@ class StructuredLSTM(nn.LSTM):
         # has none.
         weight = self.weight_ih_l0
         backends.check(backend, self.policy, weight.device, weight.dtype)
+        self.flatten_parameters()
 
     @overload
     def forward(
@@ -189,6 +191,35 @@ class StructuredLSTM(nn.LSTM):
         )
         lstm.load_state_dict(self.state_dict(keep_vars=True), assign=True)
         return lstm.train(self.training)
+
+    def flatten_parameters(self) -> None:
+        """Put the weights where cuDNN reads them without a copy: as nn.LSTM does, in one chunk, if
+        nn.LSTM's forward is what trains; else in one for each layer, which training calls it for.
+
+        Weights stay there in eval mode, for moving them would break a captured CUDA graph: of
+        several layers cuDNN then copies them at each call, and torch warns of that once. They are
+        copied, too, where each call makes new ones: under autocast and by ``policy.weight``.
+        """
+        if not hasattr(self, "policy"):  # nn.LSTM's constructor calls this
+            return
+        if self.backend == "auto" and not self.policy.drops:
+            super().flatten_parameters()
+            return
+        weights = [weight for weight in self._flat_weights if isinstance(weight, Tensor)]
+        if not all(weight.is_cuda for weight in weights):
+            return
+        if len({weight.data_ptr() for weight in weights}) < len(self._flat_weights):
+            return  # some are one, and must stay so
+        number = len(self._flat_weights) // self.num_layers
+        for layer in range(self.num_layers):
+            own = slice(layer * number, (layer + 1) * number)
+            of_one_layer = {
+                "num_layers": 1,
+                "input_size": self._inputs(layer),
+                "_flat_weights": self._flat_weights[own],
+                "_flat_weights_names": self._flat_weights_names[own],
+            }
+            nn.LSTM.flatten_parameters(SimpleNamespace(**{**vars(self), **of_one_layer}))  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, policy={self.policy}, backend={self.backend!r}"

@@ -1,6 +1,7 @@
 """precision=bf16: every recipe trains in it, near fp32 but not in its bits, and resumes bit for
-bit."""
+bit. precision=tf32: what torch is told, for there is no GPU here."""
 
+import subprocess
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,13 +10,14 @@ import pytest
 import tiny
 import torch
 from cases import needs_autocast
-from running import result, rows
+from running import command, result, rows
 
 from structured_dropout import DropoutPolicy, backends
 from structured_dropout.experiment import checkpoint, settings
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.run import Run
 
+ROOT = Path(__file__).parents[2]
 TASKS = {
     "ptb": lambda folder: ["task=ptb_small", *tiny.text(folder)],
     "awd": lambda folder: ["task=ptb_awd", "model.embedding_size=8", *tiny.text(folder)],
@@ -128,3 +130,55 @@ def test_fp32_is_the_same_context_as_none(compose):
     with settings.autocast(compose("device=cpu", "precision=bf16")):
         assert torch.is_autocast_enabled("cpu")
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+LIBRARIES = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn, torch.backends.cudnn.conv)
+
+
+def may_use_tf32() -> list[str]:
+    return [library.fp32_precision for library in LIBRARIES]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if there were one, of some compute capability."""
+
+    def gpu(*capability: int) -> None:
+        monkeypatch.setattr(settings, "device", lambda cfg: torch.device("cuda"))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+
+    yield gpu
+    settings.allow_tf32(False)
+
+
+def test_a_gpu_multiplies_in_tf32_where_precision_says_so_and_nowhere_else(compose, gpu):
+    gpu(9, 0)
+    for precision, allowed in (("tf32", "tf32"), ("fp32", "ieee"), ("tf32", "tf32")):
+        settings.set_precision(compose(f"precision={precision}"))
+        assert may_use_tf32() == [allowed] * 3
+    assert settings.dtype(compose("precision=tf32")) == torch.float32
+    settings.set_precision(compose("precision=bf16"))
+    assert may_use_tf32() == ["ieee"] * 3
+
+
+def test_tf32_is_refused_where_there_is_none(compose, gpu):
+    on_cpu = compose("precision=tf32", "backend=dense", "device=cpu")
+    with pytest.raises(UsageError, match="and this is a CPU: choose precision=fp32"):
+        settings.backend(on_cpu, DropoutPolicy())
+    gpu(7, 5)
+    with pytest.raises(UsageError, match="and this is Some GPU: choose precision=fp32"):
+        settings.backend(compose("precision=tf32", "backend=dense"), DropoutPolicy())
+
+
+def test_a_training_is_in_its_own_precision(launch, overrides, tmp_path):
+    settings.allow_tf32(True)
+    launch(*overrides("ptb"), "backend=dense", "train.max_iterations=1", f"run.dir={tmp_path}")
+    assert may_use_tf32() == ["ieee"] * 3
+
+
+def test_so_is_what_uses_a_trained_model(tmp_path):
+    use = ["mode=evaluate", f"checkpoint={tmp_path / 'none'}", "device=cpu", "precision=tf32"]
+    done = subprocess.run(command(*use), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: precision=tf32: TF32 is a GPU's" in done.stderr

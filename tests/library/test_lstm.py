@@ -235,6 +235,67 @@ def test_a_module_can_be_copied():
     torch.testing.assert_close(copy.deepcopy(lstm).eval()(x)[0], lstm.eval()(x)[0])
 
 
+@pytest.fixture
+def cudnn(monkeypatch):
+    """As if weights were on a GPU: the calls that flatten some, each of which puts them into one
+    chunk as cuDNN does."""
+    calls = []
+
+    def flatten(weights, number, inputs, mode, hidden, projection, layers, *_):
+        calls.append((len(weights), number, inputs, hidden, projection, layers))
+        chunk = torch.cat([weight.flatten() for weight in weights])
+        for weight, part in zip(weights, chunk.split([w.numel() for w in weights]), strict=True):
+            weight.set_(part.view_as(weight))
+
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.backends.cudnn, "is_acceptable", lambda weight: True)
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "get_cudnn_mode", lambda mode: 2)
+    monkeypatch.setattr(torch, "_use_cudnn_rnn_flatten_weight", lambda: True)
+    monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", flatten)
+    return calls
+
+
+def chunks(lstm: nn.LSTM) -> int:
+    return len({weight.untyped_storage().data_ptr() for weight in lstm.parameters()})
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        (SHAPES[0], [(4, 4, 5, 7, 0, 1)]),
+        (SHAPES[1], [(8, 4, 5, 7, 0, 1), (8, 4, 14, 7, 0, 1), (8, 4, 14, 7, 0, 1)]),
+        (SHAPES[2], [(2, 2, 5, 7, 0, 1), (2, 2, 7, 7, 0, 1)]),
+    ],
+)
+def test_weights_of_a_layer_are_one_chunk_for_cudnn(cudnn, shape, expected):
+    lstm = StructuredLSTM(**shape, policy=NR_RH_ST, backend="dense")
+    assert cudnn == expected
+    x = torch.randn(4, 3, 5)
+    state, y = copy.deepcopy(lstm.state_dict()), copy.deepcopy(lstm).eval()(x)[0]
+    cudnn.clear()
+    lstm.to(torch.float64).to(torch.float32)
+    assert cudnn == [*expected, *expected]
+    assert chunks(lstm) == len(expected)
+    lstm.load_state_dict(state)
+    lstm.train().eval()  # moves nothing
+    assert chunks(lstm) == len(expected)
+    assert torch.equal(lstm(x)[0], y)
+
+
+def test_weights_are_one_chunk_where_nn_lstm_trains(cudnn):
+    lstm = StructuredLSTM(5, 7, 2)
+    assert cudnn == [(8, 4, 5, 7, 0, 2)]
+    assert chunks(lstm) == 1
+
+
+def test_weights_that_are_one_stay_so(cudnn):
+    lstm = StructuredLSTM(7, 7, 2, policy=NR_RH_ST, backend="dense")
+    lstm.weight_hh_l1 = nn.Parameter(lstm.weight_hh_l0.detach())
+    cudnn.clear()
+    lstm.flatten_parameters()
+    assert cudnn == []
+
+
 def test_a_compiled_model_runs_ours_as_it_is():
     policy = DropoutPolicy(nr=SiteDropout(Case.III, 0.5), output=SiteDropout(Case.III, 0.5))
     model = nn.Sequential(nn.Tanh(), StructuredLSTM(7, 12, policy=policy))

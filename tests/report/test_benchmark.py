@@ -109,6 +109,19 @@ def test_contenders_take_turns_after_the_warm_up(monkeypatch):
     assert all(len(phases["iteration"]) == 3 for phases in times.values())
 
 
+def test_each_takes_its_turn_in_its_own_precision(monkeypatch):
+    monkeypatch.setattr(module, "TURN", 1e-12)
+    seen = []
+    iterations = {
+        Contender("nr_st", "cuda", precision): lambda precision=precision: seen.append(
+            (precision, torch.backends.cuda.matmul.fp32_precision)
+        )
+        for precision in ("fp32", "tf32", "bf16")
+    }
+    take_turns(iterations, torch.device("cpu"), rounds=1)
+    assert set(seen) == {("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")}
+
+
 def allocate(megabytes: int = 200):
     return lambda: torch.ones(megabytes * 2**18)
 

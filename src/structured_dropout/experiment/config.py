@@ -59,7 +59,7 @@ class Backend:
 
 @dataclass
 class Precision:
-    name: str = one_of("fp32", "bf16")
+    name: str = one_of("fp32", "tf32", "bf16")
 
 
 @dataclass

@@ -130,6 +130,7 @@ class Run:
         )  # of the code that was loaded, whatever is checked out by the end
         if cfg.train.threads is not None:
             torch.set_num_threads(cfg.train.threads)
+        settings.set_precision(cfg)
         random.seed(cfg.seed)
         torch.manual_seed(cfg.seed)
         self.generator.manual_seed(cfg.seed)

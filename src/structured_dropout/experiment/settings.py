@@ -119,8 +119,14 @@ def backend(cfg: DictConfig, policy: DropoutPolicy) -> str:
 
 
 def _check_precision(cfg: DictConfig) -> None:
-    in_bfloat16 = dtype(cfg) == torch.bfloat16 and device(cfg).type == "cpu"
-    if in_bfloat16 and not autocasts_lstm():
+    precision, where = cfg.precision.name, device(cfg)
+    on_cpu = where.type == "cpu"
+    if precision == "tf32" and (on_cpu or torch.cuda.get_device_capability(where) < (8, 0)):
+        raise UsageError(
+            "precision=tf32: TF32 is a GPU's, of compute capability 8.0 or later, and this is "
+            f"{'a CPU' if on_cpu else torch.cuda.get_device_name(where)}: choose precision=fp32"
+        )
+    if precision == "bf16" and on_cpu and not autocasts_lstm():
         raise UsageError(
             "precision=bf16: torch's LSTM, which evaluates a model, does not run in bfloat16 "
             "on this processor: choose precision=fp32"
@@ -132,8 +138,26 @@ def dtype(cfg: DictConfig) -> torch.dtype:
     return torch.bfloat16 if cfg.precision.name == "bf16" else torch.float32
 
 
+def set_precision(cfg: DictConfig) -> None:
+    """Let a GPU multiply float32 in TF32 if ``precision`` says so, in all of this process.
+
+    Raises:
+        UsageError: this device does not compute in that precision.
+    """
+    _check_precision(cfg)
+    allow_tf32(cfg.precision.name == "tf32")
+
+
+def allow_tf32(allowed: bool) -> None:
+    """The same without a configuration. torch's defaults differ: cuDNN may, a product may not."""
+    libraries: Any = torch.backends
+    for library in (libraries.cuda.matmul, libraries.cudnn.rnn, libraries.cudnn.conv):
+        library.fp32_precision = "tf32" if allowed else "ieee"
+
+
 def autocast(cfg: DictConfig) -> torch.autocast:
-    """The context that a model computes in, in training and afterwards; in fp32 it does nothing.
+    """The context that a model computes in, in training and afterwards; it does nothing but in
+    bf16.
 
     A backward pass belongs after it, as torch advises.
     """
