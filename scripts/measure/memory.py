@@ -14,18 +14,24 @@ from structured_dropout.experiment.errors import UsageError
 
 
 def peak_megabytes(build: Callable[[], Callable[[], object]], device: torch.device) -> float:
-    """Measure a training iteration in a process of its own, which runs nothing else.
+    """Measure a training iteration: what it takes of a GPU's memory, else what a process takes
+    that runs nothing else.
 
     Args:
-        build: makes the iteration, over there; it must be picklable.
-        device: where it trains; of a GPU its own memory counts, else the process's.
+        build: makes the iteration, in that process; it must be picklable.
+        device: where it trains.
 
     Raises:
         UsageError: that process died, most likely for want of memory.
     """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        _run(build)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_measure, args=(build, device, there))
+    process = context.Process(target=_measure, args=(build, there))
     process.start()
     there.close()
     try:
@@ -39,16 +45,15 @@ def peak_megabytes(build: Callable[[], Callable[[], object]], device: torch.devi
     return peak
 
 
-def _measure(
-    build: Callable[[], Callable[[], object]], device: torch.device, pipe: Connection
-) -> None:
+def _measure(build: Callable[[], Callable[[], object]], pipe: Connection) -> None:
+    _run(build)
+    pipe.send(_peak_resident_kilobytes() / 2**10)
+
+
+def _run(build: Callable[[], Callable[[], object]]) -> None:
     iterate = build()
     for _ in range(3):
         iterate()
-    if device.type == "cuda":
-        pipe.send(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        pipe.send(_peak_resident_kilobytes() / 2**10)
 
 
 def _peak_resident_kilobytes() -> int:

@@ -30,6 +30,11 @@ class PhaseClock:
         self._on_gpu = device.type == "cuda"
         self._spans: list[tuple[Phase, Any, Any]] = []  # from and to: torch.cuda.Event, or seconds
 
+    @property
+    def captured(self) -> bool:
+        """Whether a CUDA graph captures what runs now, which cannot be timed by itself."""
+        return self._on_gpu and torch.cuda.is_current_stream_capturing()
+
     def now(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
@@ -68,7 +73,7 @@ def measure(device: torch.device) -> Iterator[PhaseClock]:
 def phase(name: Phase) -> Iterator[None]:
     """Count what runs inside towards a phase, if a clock is running."""
     clock = _clock
-    if clock is None:
+    if clock is None or clock.captured:
         yield
         return
     start = clock.now()

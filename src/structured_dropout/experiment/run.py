@@ -128,8 +128,7 @@ class Run:
         self._commit = (
             provenance.commit()
         )  # of the code that was loaded, whatever is checked out by the end
-        if cfg.train.threads is not None:
-            torch.set_num_threads(cfg.train.threads)
+        settings.set_threads(cfg)
         settings.set_precision(cfg)
         random.seed(cfg.seed)
         torch.manual_seed(cfg.seed)

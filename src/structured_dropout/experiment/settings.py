@@ -138,6 +138,14 @@ def dtype(cfg: DictConfig) -> torch.dtype:
     return torch.bfloat16 if cfg.precision.name == "bf16" else torch.float32
 
 
+def set_threads(cfg: DictConfig) -> None:
+    """The number of the CPU's threads that compute, in all of this process: ``train.threads``, or
+    torch's choice; one beside a GPU: waking others takes longer than what is left to the CPU."""
+    threads = cfg.train.threads or (1 if device(cfg).type == "cuda" else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 def set_precision(cfg: DictConfig) -> None:
     """Let a GPU multiply float32 in TF32 if ``precision`` says so, in all of this process.
 
