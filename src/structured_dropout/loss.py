@@ -41,7 +41,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
         counts = (targets != ignore_index).to(logits.dtype)
-        targets = targets.where(targets != ignore_index, 0).unsqueeze(1)
+        targets = targets.masked_fill(targets == ignore_index, 0).unsqueeze(1)
         target_logits, largest = logits.gather(1, targets).squeeze(1), logits.amax(dim=1)
         probabilities = torch.softmax(logits, dim=1, out=logits)
         ctx.save_for_backward(probabilities, targets, counts)
@@ -64,7 +64,7 @@ class _HalfCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
         counts = (targets != ignore_index).float()
-        targets = targets.where(targets != ignore_index, 0)
+        targets = targets.masked_fill(targets == ignore_index, 0)
         target_logits = logits.gather(1, targets.unsqueeze(1)).squeeze(1).float()
         if _has_kernel(logits):
             largest, log_sum = operators.load().cross_entropy_fp(logits)

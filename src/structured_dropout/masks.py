@@ -116,9 +116,9 @@ class UnitMask:
         counts = offsets.diff(append=offsets.new_full((1,), length))
         # What follows the last draw's units counts as one draw more.
         draw = torch.repeat_interleave(counts, output_size=length)
-        multiplier = like.new_zeros(self.draws + 1, self.units)
-        multiplier[draw, self.indices.long()] = self.scale
-        return multiplier[:-1].unsqueeze(1)
+        multiplier = like.new_zeros((self.draws + 1) * self.units)
+        multiplier.index_fill_(0, draw * self.units + self.indices, self.scale)
+        return multiplier.view(-1, 1, self.units)[:-1]
 
     def apply(self, x: Tensor, packing: Packing) -> Tensor:
         """Mask and scale the rows x [rows, units] of a packed sequence."""
