@@ -3,11 +3,12 @@
     python scripts/benchmark.py task=ptb_medium dropout=nr_st,nr_rh_st precision=fp32,bf16 \\
         output=results/benchmarks/ptb_medium.csv
 
-Every contender and the baselines (the task's baseline policy under ``dense`` and under ``fused``,
-torch's own LSTM, in each precision) run in one process, in turn, round after round, so that a
-machine that slows down slows all of them; a turn is at least 0.2 s of iterations. A speed-up is the
-median of the ratios of each round; ``dense`` and ``fused`` are those of the row's own precision,
-``fused_fp32`` is torch's LSTM in float32.
+Every contender and the baselines run in one process, in turn, round after round, so that a machine
+that slows down slows all of them; a turn is at least 0.2 s of iterations. In each precision the
+baselines are the task's baseline policy under ``dense`` and under ``fused``, torch's own LSTM layer
+by layer; and, for the models of Zaremba et al., torch's own modules with one nn.LSTM for all
+layers: the rows of backend ``nn.LSTM``. A speed-up is the median of the ratios of each round, over
+the ``dense`` and ``fused`` of the row's own precision, and over ``fused`` in float32.
 
 Overrides are run.py's; commas sweep, and each combination of the keys other than dropout, backend
 and precision is a race of its own, as is each part of a model (``task.parts``). Further keys:

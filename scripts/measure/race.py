@@ -26,6 +26,7 @@ WARM_UP = 2  # rounds
 # as in training.
 TURN = 0.2
 PHASES = ("fp", "bp", "wg", "iteration")
+NN_LSTM = "nn.LSTM"  # stands for a backend where the task's rival runs
 
 
 class Contender(NamedTuple):
@@ -51,7 +52,8 @@ def race(
     """Time every policy on every backend in every precision, and the baselines of each precision.
 
     The baselines are the task's baseline policy under ``dense`` and under ``fused``; ``fused`` in
-    fp32 always takes part.
+    fp32 always takes part. Where the task has a rival, a model of torch's own modules, it runs in
+    each precision under the baseline's dropout, as the backend ``nn.LSTM``.
 
     Args:
         overrides: of ``run.py``, without dropout, backend and precision.
@@ -68,16 +70,21 @@ def race(
         for backend in ("dense", "fused") if precision in precisions else ("fused",):
             contender = Contender(base.task.baseline, backend, precision)
             configs[contender] = composed(overrides, contender)
+    if base.task.rival is not None and part == "model":
+        for precision in precisions:
+            fused = Contender(base.task.baseline, "fused", precision)
+            rival = [*overrides, f"task.benchmark={base.task.rival}"]
+            configs[fused._replace(backend=NN_LSTM)] = composed(rival, fused)
     for choice in itertools.product(dropouts, backends, precisions):
         cfg = composed(overrides, Contender(*choice))
         policy = settings.policy(cfg, layers=cfg.model.layers)
         contender = Contender(*choice)._replace(backend=settings.backend(cfg, policy))
         configs[contender] = cfg
+    iterations = {contender: build(cfg, part) for contender, cfg in configs.items()}
     peak = {
         contender: peak_megabytes(partial(build, cfg, part), device)
         for contender, cfg in configs.items()
     }
-    iterations = {contender: build(cfg, part) for contender, cfg in configs.items()}
     times = take_turns(iterations, device, rounds)
 
     common = {

@@ -49,7 +49,12 @@ class Timing(NamedTuple):
     @property
     def skips(self) -> bool:
         """Whether its backend computes only what dropout leaves."""
-        return self.backend not in ("dense", "fused")
+        return self.backend not in ("dense", "fused", "nn.LSTM")
+
+    @property
+    def trains(self) -> bool:
+        """Whether ``backend=auto`` may choose its backend for a training."""
+        return self.backend not in ("dense", "nn.LSTM")
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -35,7 +35,7 @@ def forecast(config: DictConfig) -> str | None:
     timed = {
         (t.task, t.dropout, t.precision): t
         for t in latest(on_one_machine(timings(ROOT / "results/benchmarks")))
-        if t.backend != "dense"
+        if t.trains
     }
     found = jobs(config)
     worth_a_look = [job for job in found if _pair(job, config) in {key[:2] for key in timed}]

@@ -17,7 +17,7 @@ def by_experiment(timings: list[Timing], groups: list[Group]) -> Iterator[str]:
     """Hours of one seed of each recipe, on what ``backend=auto`` chooses for its policy."""
     rows = []
     timed = latest(on_one_machine(timings))
-    chosen = [t for t in timed if t.dropout != "none" and t.backend != "dense"]
+    chosen = [t for t in timed if t.dropout != "none" and t.trains]
     chosen.sort(key=lambda t: (t.task, t.precision != "fp32", policy_order(t.dropout)))
     for timing in chosen:
         cfg = recipe(timing.task)

@@ -127,7 +127,9 @@ def test_pairs_are_downloaded_over_https_and_checked(downloads, tmp_path):
             assert {f"{stem}.{public.src}", f"{stem}.{public.tgt}"} <= known.keys()
 
 
-@pytest.mark.parametrize("key", ["recipe", "hashes", "benchmark", "max_speedup", "modes.tag"])
+@pytest.mark.parametrize(
+    "key", ["recipe", "hashes", "benchmark", "rival", "max_speedup", "modes.tag"]
+)
 def test_a_configuration_names_functions_of_tasks_only(compose, key):
     cfg = compose("task=ner_conll03", f"task.{key}=os.system")
     with pytest.raises(UsageError, match=rf"task.{key}=os.system is no function of a task here"):

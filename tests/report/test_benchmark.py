@@ -11,7 +11,9 @@ from scripts.report.benchmarks import COLUMNS, PHASES, file_timings, write
 MS = {  # of an iteration; a phase takes a quarter
     Contender("nr_random", "dense", "fp32"): 80.0,
     Contender("nr_random", "fused", "fp32"): 60.0,
+    Contender("nr_random", "nn.LSTM", "fp32"): 50.0,
     Contender("nr_random", "dense", "bf16"): 40.0,
+    Contender("nr_random", "nn.LSTM", "bf16"): 20.0,
     Contender("nr_random", "fused", "bf16"): 30.0,
     Contender("nr_st", "cpu", "fp32"): 40.0,
     Contender("nr_st", "cpu", "bf16"): 10.0,
@@ -77,7 +79,25 @@ def test_phases_are_over_dense_alone(rows):
         "",
         "",
     )
-    assert not any(r["backend"] == "fused" and r["phase"] != "iteration" for r in found)
+    assert all(r["phase"] == "iteration" for r in found if r["backend"] in ("fused", "nn.LSTM"))
+
+
+def test_torchs_own_modules_take_part_beside_the_baseline(rows):
+    found = rows(["fp32", "bf16"])
+    rival = row(found, ("nr_random", "nn.LSTM", "bf16"))
+    assert (rival["speedup_vs_fused"], rival["speedup_vs_fused_fp32"]) == (1.5, 3.0)
+
+
+def test_a_race_of_a_small_model(monkeypatch):
+    monkeypatch.setattr(module, "TURN", 1e-12)
+    monkeypatch.setattr(module, "peak_megabytes", lambda build, device: 100.4)
+    sizes = ["model.hidden_size=4", "train.batch=2", "train.bptt=3", "train.threads=1"]
+    overrides = ["task=ptb_small", "device=cpu", *sizes]
+    found = race(overrides, ["nr_st"], ["dense"], ["fp32"], rounds=1)
+    whole = {(r["dropout"], r["backend"]): r for r in found if r["phase"] == "iteration"}
+    baselines = [("nr_random", backend) for backend in ("dense", "fused", "nn.LSTM")]
+    assert set(whole) == {*baselines, ("nr_st", "dense")}
+    assert whole["nr_random", "nn.LSTM"]["median_ms"] > 0
 
 
 def test_a_written_race_is_read_again(rows, tmp_path):
@@ -90,6 +110,9 @@ def test_a_written_race_is_read_again(rows, tmp_path):
     assert timings.keys() == set(MS)
     timing = timings["nr_st", "cpu", "bf16"]
     assert (timing.ms["iteration"], timing.vs_fused, timing.peak_mb) == (10.0, 3.0, 100)
+    rival = timings["nr_random", "nn.LSTM", "fp32"]
+    assert not rival.skips
+    assert not rival.trains
 
 
 def test_a_speedup_is_the_median_of_paired_ratios():

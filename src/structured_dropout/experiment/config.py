@@ -33,6 +33,7 @@ class Task:
     recipe: str = MISSING
     hashes: str = MISSING
     benchmark: str = MISSING
+    rival: str | None = None
     parts: list[str] = field(default_factory=lambda: ["model"])
     max_speedup: str | None = None
     modes: dict[str, str] = field(default_factory=dict)

@@ -56,9 +56,8 @@ def _check_mode(cfg: DictConfig) -> None:
 
 def _check_functions(task: DictConfig) -> None:
     """A configuration is no program: what it names to call is a task's own."""
-    functions = {
-        f"task.{key}": task[key] for key in ("recipe", "hashes", "benchmark", "max_speedup")
-    }
+    keys = ("recipe", "hashes", "benchmark", "rival", "max_speedup")
+    functions = {f"task.{key}": task[key] for key in keys}
     functions |= {f"task.modes.{mode}": function for mode, function in task.modes.items()}
     for key, function in functions.items():
         if function is not None and not function.startswith("tasks."):

@@ -4,9 +4,13 @@ import math
 import pytest
 import torch
 
-from structured_dropout import DropoutPolicy
+from structured_dropout import Case, DropoutPolicy, SiteDropout
+from structured_dropout.experiment import settings
+from structured_dropout.experiment.errors import UsageError
+from tasks.ptb import train
 from tasks.ptb.evaluate import perplexity
 from tasks.ptb.model import LanguageModel
+from tasks.ptb.model_torch import TorchLanguageModel
 
 TASKS = ("ptb_small", "ptb_medium", "ptb_large", "ptb_awd")
 
@@ -89,3 +93,36 @@ def test_real_ptb_learns_as_the_recipe_should(launch, real_data, tmp_path):
     )  # fmt: skip
     loss = json.loads((tmp_path / "summary.json").read_text())["metrics"]["train_loss"]
     assert loss == pytest.approx(7.525, abs=0.01)
+
+
+def test_the_model_of_torchs_own_modules_is_the_same_where_nothing_is_dropped(compose):
+    torch.manual_seed(0)
+    ours = LanguageModel(11, 8, 2, None, 0.5, DropoutPolicy(), "dense")
+    theirs = TorchLanguageModel(11, 8, 2, None, 0.5, DropoutPolicy(nr=SiteDropout(Case.I, 0.5)))
+    theirs.load_state_dict(ours.state_dict())
+    tokens, autocast = torch.randint(11, (5, 3)), settings.autocast(compose("device=cpu"))
+    zeros = torch.zeros(2, 3, 8)
+
+    def loss(model):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0)
+        return train.step(model, optimizer, tokens, tokens, (zeros, zeros), 5, autocast)[0]
+
+    in_training = loss(theirs)
+    torch.testing.assert_close(loss(theirs.eval()), loss(ours.eval()))
+    assert in_training != loss(theirs)
+
+
+def test_it_has_the_rates_of_its_policy_or_refuses_it():
+    def model(layers, **sites):
+        return TorchLanguageModel(11, 8, layers, True, 0.5, DropoutPolicy(**sites))
+
+    rates = SiteDropout(Case.I, (0.1, 0.2, 0.2))
+    built = model(3, nr=rates, output=SiteDropout(Case.I, 0.4))
+    assert (built.dropout.p, built.lstm.dropout, built.output_dropout.p) == (0.1, 0.2, 0.4)
+    assert built.projection.weight is built.embedding.weight
+    assert model(1, nr=SiteDropout(Case.I, 0.5)).lstm.dropout == 0
+    with pytest.raises(UsageError, match=r"one rate between layers, .* has \[0.2, 0.3\]"):
+        model(3, nr=SiteDropout(Case.I, (0.1, 0.2, 0.3)))
+    for sites in ({"nr": SiteDropout(Case.III, 0.5)}, {"rh": SiteDropout(Case.I, 0.5)}):
+        with pytest.raises(UsageError, match="nothing else"):
+            model(2, **sites)
