@@ -12,7 +12,8 @@ from tasks.ptb.model import State
 
 class TorchLanguageModel(nn.Module):
     """``LanguageModel``, its parameters' names too, with one nn.LSTM for all layers and random
-    dropout (Case I) of inputs and output by nn.Dropout.
+    dropout (Case I) of inputs and output by nn.Dropout. Under torch.autocast on a GPU torch runs
+    nn.LSTM in float16, in bfloat16's stead.
 
     Others: as in ``LanguageModel``.
 
