@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def main(cfg: DictConfig) -> float | str | None:
     handlers = [streams.LogHandler(stream)]
     logging.basicConfig(level=level, format="%(message)s", handlers=handlers, force=True)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    enter(HydraConfig.get().runtime.cwd)
     try:
         if cfg.only is not None and not sweep:
             raise UsageError("only= chooses among the runs of a sweep: add -m, or leave it out")
@@ -93,6 +95,21 @@ def main(cfg: DictConfig) -> float | str | None:
     return objective
 
 
+def enter(folder: str) -> None:
+    """Work in the folder that the command was given in: a job on a node of Ray starts in another.
+
+    Raises:
+        UsageError: this machine does not have it.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be entered on {socket.gethostname()} ({error.strerror}): start the "
+            "sweep in a folder that all its machines share"
+        ) from error
+
+
 def prepare(cfg: DictConfig) -> Path:
     """Settle the run's folder."""
     job = HydraConfig.get()
@@ -115,5 +132,7 @@ if __name__ == "__main__":
     try:
         with explained(sys.argv[1:], CONF):
             main()
+    except UsageError as error:  # none of the runs can go on
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:  # between the runs of a sweep
         sys.exit(130)

@@ -56,7 +56,7 @@ class SweepReport(Callback):
         assert job_return.cfg is not None
         value, folder = job_return._return_value, job_return.cfg.run.dir
         error = value if isinstance(value, str) else None
-        if self._outcomes is None or (value is None and folder is None):
+        if self._outcomes is None or (error is None and folder is None):
             return  # nothing was trained
         summary = None if error else str(Path(folder) / "summary.json")
         overrides = list(job_return.overrides or [])
