@@ -10,7 +10,10 @@ from scripts.report.benchmarks import Timing
 from scripts.report.runs import Group, baseline
 
 # What a command says for its machine alone, or what the others' common command says itself.
-_LEFT_OUT = ("task=", "dropout=", "seed=", "backend=", "tracker=", "run.", "train.threads=")
+_LEFT_OUT = (
+    *("task=", "dropout=", "seed=", "backend=", "tracker=", "run."),
+    *("train.threads=", "train.checkpoint_"),
+)
 
 
 def training(groups: list[Group]) -> list[str]:

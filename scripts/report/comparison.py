@@ -7,7 +7,6 @@ import math
 import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +72,15 @@ def _table(runs: list[Summary], speedup: bool) -> Table:
         table.add_column("speed-up over the first", justify="right")
     first: dict[str, float] = {}  # milliseconds of the first policy, by setting
     for (*names, setting), group in groups.items():
-        milliseconds = _mean(run["ms_per_iteration"] for run in group)
-        gain = f"{first.setdefault(setting, milliseconds) / milliseconds:.2f} x"
+        milliseconds = statistics.mean(run["ms_per_iteration"] or math.nan for run in group)
+        ratio = first.setdefault(setting, milliseconds) / milliseconds
+        gain = ABSENT if math.isnan(ratio) else f"{ratio:.2f} x"
         columns = [*names, *([setting] if with_settings else [])]
         for run in group:
             alone = [gain if len(group) == 1 else ""] if speedup else []
             table.add_row(*columns, str(run["seed"]), *_cells(run, metrics), *alone)
         if len(group) > 1:
-            cells = [*(_spread(group, name) for name in metrics), "", f"{milliseconds:.1f}"]
+            cells = [*(_spread(group, name) for name in metrics), "", _time(milliseconds)]
             seeds = f"mean of {len(group)}"
             table.add_row(*columns, seeds, *cells, *([gain] if speedup else []), style="bold")
         table.add_section()
@@ -92,8 +92,13 @@ def _cells(run: Summary, metrics: list[str]) -> list[str]:
     return [
         *(f"{run['metrics'][name]:.2f}" if name in run["metrics"] else ABSENT for name in metrics),
         epochs if run["status"] == "finished" else f"{epochs} ({run['status']})",
-        f"{run['ms_per_iteration']:.1f}",
+        _time(run["ms_per_iteration"]),
     ]
+
+
+def _time(milliseconds: float | None) -> str:
+    """Absent where nothing ran, and in the first runs on a GPU, which did not wait for it."""
+    return f"{milliseconds:.1f}" if milliseconds and math.isfinite(milliseconds) else ABSENT
 
 
 def _spread(group: list[Summary], name: str) -> str:
@@ -103,10 +108,6 @@ def _spread(group: list[Summary], name: str) -> str:
         return ABSENT
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
-
-
-def _mean(values: Iterable[float]) -> float:
-    return statistics.mean(values) or math.nan  # nothing ran
 
 
 def _differences(commands: list[str]) -> list[str]:

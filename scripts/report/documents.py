@@ -123,6 +123,7 @@ def _paragraphs(texts: Iterable[str]) -> str:
 NOT_RUN = "Not run yet."
 PARTS: dict[str, Callable[[Material], str]] = {
     "speed": lambda m: summaries.speed(m.timings, m.tables).markdown(),
+    "speed-on-gpu": lambda m: summaries.speed(m.timings, m.tables, on_gpu=True).markdown(),
     "quality": lambda m: summaries.quality(m.groups, m.tables).markdown(),
     "where-it-pays": lambda m: summaries.where_it_pays(m.timings).markdown(),
     "pays": lambda m: summaries.pays(m.timings),

@@ -134,14 +134,16 @@ def results(folder: Path) -> Iterator[Result]:
 
 
 def longest(found: list[Group], policies: Sequence[str]) -> list[Group]:
-    """The longest training in fp32 that the first of these policies of a task, its baseline, and
-    another one went through, with all that went through it, in order; empty where there is none.
+    """The longest training that the first of these policies of a task, its baseline, and another
+    one went through, with all that went through it, in order; empty where there is none.
 
-    It is the recipe's or a shorter one, for all of them the same.
+    It is the recipe's or a shorter one, for all of them the same, in one precision: of equally long
+    ones float32.
     """
-    own = [g for g in found if g.precision == "fp32" and (g.shortened or not g.differences)]
-    for group in sorted(own, key=lambda group: -group.epochs):
-        alike = {g.dropout: g for g in own if g.differences == group.differences}
+    own = [g for g in found if g.shortened or not g.differences]
+    for group in sorted(own, key=lambda group: (-group.epochs, group.precision != "fp32")):
+        kind = group.differences, group.precision
+        alike = {g.dropout: g for g in own if (g.differences, g.precision) == kind}
         common = [alike[policy] for policy in policies if policy in alike]
         if policies[0] in alike and len(common) > 1:
             return common

@@ -26,9 +26,9 @@ class Summary(NamedTuple):
         return f"{grid(self.headings, self.rows)}\n\n{self.note}".strip()
 
 
-def speed(timings: list[Timing], tables: list[Table]) -> Summary:
+def speed(timings: list[Timing], tables: list[Table], on_gpu: bool = False) -> Summary:
     """Speed-up of a training iteration over the fastest that torch offers, in each precision."""
-    timings = on_one_machine(timings)
+    timings = on_one_machine([timing for timing in timings if timing.on_gpu == on_gpu])
     timed = {(t.task, t.dropout, t.precision): t for t in recipes(timings)}
     precisions = list(
         dict.fromkeys(["fp32", *sorted({t.precision for t in timings}, reverse=True)])
@@ -37,8 +37,7 @@ def speed(timings: list[Timing], tables: list[Table]) -> Summary:
     for task in dict.fromkeys(row.task for table in tables for row in table.rows):
         own = [timed.get((task, d, p)) for p in precisions for d in STRUCTURED]
         if any(own):
-            fastest = [t and min(t.vs_fused, t.vs_fused_fp32) for t in own]
-            rows.append([f"`{task}`", *map(number, fastest)])
+            rows.append([f"`{task}`", *(number(t and t.vs_torch) for t in own)])
     headings = ["`task`", *(f"`{d}`, {p}" for p in precisions for d in STRUCTURED)]
     measured_on = f"Measured on {timings[0].machine}." if timings else ""
     return Summary(headings, rows, measured_on)
@@ -55,12 +54,15 @@ def quality(groups: list[Group], tables: list[Table]) -> Summary:
             if not any(group.dropout in STRUCTURED and not group.differences for group in own):
                 lacking.append(f"`{task}`")
             if chosen:
-                epochs = f"{chosen[0].epochs} of {recipe(task).train.epochs}"
+                first = chosen[0]
+                epochs = f"{first.epochs} of {recipe(task).train.epochs}"
                 means = {group.dropout: mean_and_error(group.values(metric)) for group in chosen}
                 cells = [means.get(policy, ABSENT) for policy in POLICIES]
                 seeds = min(len(group.results) for group in chosen)
-                rows.append([f"`{task}`", table.metrics[metric], *cells, epochs, str(seeds)])
-    headings = ["`task`", "on the test set", *(f"`{d}`" for d in POLICIES), "epochs", "seeds"]
+                how = [first.precision, epochs, str(seeds)]
+                rows.append([f"`{task}`", table.metrics[metric], *cells, *how])
+    headings = ["`task`", "on the test set", *(f"`{d}`" for d in POLICIES)]
+    headings += ["precision", "epochs", "seeds"]
     missing = f"Not trained in full yet:\n{', '.join(lacking)}." if lacking else ""
     return Summary(headings, rows, missing)
 
@@ -107,7 +109,7 @@ def _gains(sweep: Sweep, dropout: str, precision: str) -> dict[float, float]:
     gains = {}
     for value in sorted(sweep):
         if timing := sweep[value].get((dropout, precision)):
-            gains[value] = min(timing.vs_fused, timing.vs_fused_fp32)
+            gains[value] = timing.vs_torch
     return gains
 
 

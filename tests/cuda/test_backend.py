@@ -131,37 +131,36 @@ def auto(caplog, launcher, policy):
     return choice, caplog.messages
 
 
-NR, OUTPUT = (DropoutPolicy(**{site: SiteDropout(Case.III, 0.5)}) for site in ("nr", "output"))
-NR_BY_LAYER = DropoutPolicy(nr=SiteDropout(Case.III, (0.2, 0.7)))
+NR = DropoutPolicy(nr=SiteDropout(Case.III, 0.5))
 
 
 @pytest.mark.parametrize(
-    ("rates", "policy", "choice", "said"),
+    ("measured", "cudnn", "policy", "choice", "said"),
     [
-        (
-            {},
-            NR,
-            "fused",
-            "not cuda: .* nobody measured on a card from which rate .*: see make gpu",
-        ),
-        ({"a card": 0.4}, NR, "cuda", "cuda"),
-        ({"a card": 0.6}, NR, "fused", "not cuda: on a card .* faster from a rate of 0.6, .* 0.5"),
-        ({"a card": 0.6}, OUTPUT, "fused", "not cuda: on a card .* this is 0.5"),
-        ({"a card": 0.46}, NR_BY_LAYER, "fused", "not cuda: on a card .* this is 0.45"),
-        ({"a card": 0.6}, NR_RH_ST, "cuda", "cuda"),
-        ({"another": 0.4}, NR, "fused", "not cuda: .* nobody measured on a card"),
+        ({}, "ieee", NR, "fused", "not cuda: .* nobody measured .* a card: see make gpu"),
+        ({"another": ["fp32"]}, "ieee", NR, "fused", "not cuda: .* nobody measured"),
+        ({"a card": ["fp32"]}, "ieee", NR, "cuda", "cuda"),
+        ({"a card": ["fp32"]}, "tf32", NR, "fused", "not cuda: on a card .* in tf32 is faster"),
+        ({"a card": ["fp32"]}, "tf32", NR_RH_ST, "cuda", "cuda"),
     ],
 )
-def test_auto_takes_what_pays(monkeypatch, caplog, rates, policy, choice, said):
+def test_auto_takes_what_pays(monkeypatch, caplog, measured, cudnn, policy, choice, said):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
-    monkeypatch.setattr(payoff, "least_rates", lambda: rates)
+    monkeypatch.setattr(payoff, "faster", lambda: measured)
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", cudnn)
     chosen, (first, *_) = auto(caplog, GpuLauncher(), policy)
     assert chosen == choice
     assert re.match(f"backend auto: {said}", first)
 
 
-def test_what_was_measured_is_a_rate_a_card():
-    assert all(0 < rate < 1 for rate in payoff.least_rates().values())
+def test_what_was_measured_is_precisions_by_card():
+    assert {p for won in payoff.faster().values() for p in won} <= {"fp32", "tf32", "bf16"}
+
+
+def test_products_of_few_units_alone_pay(monkeypatch):
+    monkeypatch.setattr(payoff, "LARGEST_SHARES", {"fp": 0.3, "bp": 0.4, "wg": 0.25})
+    paying = [product for product in ("fp", "bp", "wg") if payoff.pays(product, 1 / 0.35)]
+    assert paying == ["bp"]
 
 
 def test_a_model_may_be_made_on_the_cpu_and_moved(monkeypatch):

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,19 @@ def test_what_a_run_leaves(unbroken):
     )
     assert [row["epoch"] for row in rows(unbroken)] == ["1", "2"]
     assert float(rows(unbroken)[1]["valid_perplexity"]) == summary["metrics"]["valid_perplexity"]
+
+
+def test_time_counts_the_wait_for_the_device(launch, tiny_text, unbroken, tmp_path, monkeypatch):
+    look = Run._look_at_loss
+
+    def wait(run):
+        if run._unseen:
+            time.sleep(0.3)
+        look(run)
+
+    monkeypatch.setattr(Run, "_look_at_loss", wait)
+    launch(*TINY, *tiny_text, f"run.dir={tmp_path}")
+    assert result(tmp_path)["seconds"] > result(unbroken)["seconds"] + 0.5  # two epochs
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_command_composes(compose, tmp_path):
     steps = gpu.steps(tmp_path).values()
     commands = [s.command for s in steps if s.command[1] in ("run.py", "scripts/benchmark.py")]
-    assert len(commands) == 4  # two benchmarks, the rates, a training
+    assert len(commands) == 3  # two benchmarks, a training
     for _, _, *overrides in commands:
         own = ("output=", "rounds=")
         kept = [override for override in overrides if not override.startswith(own)]
@@ -81,20 +81,15 @@ def test_the_first_cuda_error_ends_it(monkeypatch, tmp_path):
     assert report[2].startswith("three: not run: after a CUDA error")
 
 
-@pytest.mark.parametrize(
-    ("speedups", "least"),
-    [
-        ({0.25: 0.8, 0.5: 1.1, 0.8: 1.5}, 0.5),
-        ({0.25: 1.2, 0.5: 0.9, 0.8: 1.5}, 0.8),
-        ({0.25: 1.2, 0.5: 1.1, 0.8: 0.9}, None),
-    ],
-)
-def test_the_rate_from_which_skipping_pays(tmp_path, speedups, least):
-    rows = ["backend,phase,speedup_vs_fused,overrides"]
-    for rate, speedup in speedups.items():
-        rows.append(f"fused,iteration,1.0,task.rates.nr={rate} device=cuda")
-        rows.append(f"cuda,fp,9.0,task.rates.nr={rate} device=cuda")
-        rows.append(f"cuda,iteration,{speedup},device=cuda task.rates.nr={rate}")
-    file = tmp_path / "rates.csv"
-    file.write_text("\n".join(rows))
-    assert gpu.least_rate(file) == least
+def test_where_the_kernels_win_every_benchmark(tmp_path):
+    won = {"medium": {"fp32": 1.8, "tf32": 1.3, "bf16": 0.9}, "large": {"fp32": 1.1, "tf32": 0.8}}
+    files = []
+    for task, speedups in won.items():
+        rows = ["dropout,backend,precision,phase,speedup_vs_fused"]
+        for precision, speedup in speedups.items():
+            rows.append(f"nr_random,fused,{precision},iteration,1.0")
+            rows.append(f"nr_rh_st,cuda,{precision},iteration,9.0")
+            rows.append(f"nr_st,cuda,{precision},iteration,{speedup}")
+        files.append(tmp_path / f"{task}.csv")
+        files[-1].write_text("\n".join(rows))
+    assert gpu.faster(files) == ["fp32"]

@@ -222,9 +222,11 @@ class Run:
             start = time.perf_counter()
             yield batches[self._at.batch]
             self._share.end()
-            self._at.seconds += time.perf_counter() - start
             self._at.batch += 1
             self._at.iterations += 1
+            if self._at.iterations % _LOOK_EVERY == 0 or self._at.batch == len(batches):
+                self._look_at_loss()  # a GPU has then computed what was launched
+            self._at.seconds += time.perf_counter() - start
             self._after_iteration()
         self._look_at_weights()
         self._save()
@@ -353,10 +355,8 @@ class Run:
 
     def _after_iteration(self) -> None:
         train, progress, at = self.cfg.train, self._progress, self._at
-        shows = progress is not None and progress.due
-        if at.iterations % _LOOK_EVERY == 0 or shows:
+        if progress is not None and progress.due:
             self._look_at_loss()
-        if progress is not None and shows:
             place = f"epoch {at.epoch + 1}/{train.epochs} · {at.batch:,}/{self._epoch_length:,}"
             if self.cfg.precision.name != "fp32":
                 place += f" · {self.cfg.precision.name}"
