@@ -291,7 +291,7 @@ def test_sigterm_stops_a_run_that_has_not_begun_to_train(forks, overrides, tmp_p
     overrides = [*overrides("ptb"), f"data.train={pipe}", f"run.dir={tmp_path / 'run'}"]
     process = forks.start("run.py", *overrides)
     with open(pipe, "w"):  # waits until it reads its data, and lets it wait for more
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
         assert process.wait() == 130
     assert process.result().stdout.splitlines()[-1].startswith("stopped; ")
 
