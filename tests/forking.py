@@ -40,7 +40,7 @@ class Program:
             self.returncode = self._forks.ask(pid=self.pid)
         return self.returncode
 
-    def wait(self, timeout: float = 300) -> int:
+    def wait(self, timeout: float = 600) -> int:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
