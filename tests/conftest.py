@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 import tiny
+from forking import Forks
 
 from structured_dropout.backends.cuda import payoff
 
@@ -64,22 +64,23 @@ def use(compose, capsys) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def sweep_in() -> Callable[..., subprocess.CompletedProcess[str]]:
+def forks(tmp_path_factory) -> Iterator[Forks]:
+    """Starts programs of this repository without the seconds of their imports."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="session")
+def sweep_in(forks) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run run.py -m in a folder of its own, so that its runs land there."""
 
     def sweep_in(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
         environment = {
-            **os.environ,
             "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
             "COLUMNS": "160",
         }
-        return subprocess.run(
-            [sys.executable, str(ROOT / "run.py"), "-m", *overrides],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        return forks.run("run.py", "-m", *overrides, cwd=folder, env=environment)
 
     return sweep_in
 

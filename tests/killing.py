@@ -1,7 +1,6 @@
-"""Trainings in processes of their own, which die where a test wants them to.
+"""Trainings that die where a test wants them to.
 
-What a training imports takes seconds. So this file, run as a script, imports it once and forks a
-process for each training, which then does what ``python run.py`` does.
+This file, run as a script, counts the events of a training, and kills it before one of them.
 """
 
 import io
@@ -10,12 +9,12 @@ import os
 import runpy
 import signal
 import socket
-import subprocess
 import sys
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from forking import Forks
 
 ROOT = Path(__file__).parents[1]
 EVENTS = (
@@ -32,23 +31,10 @@ class Ended(NamedTuple):
 
 
 class Trainings:
-    """Runs trainings one after the other.
+    """Runs trainings one after the other."""
 
-    Args:
-        log: where the output of the current one goes.
-    """
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._server = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-        )
+    def __init__(self, forks: Forks) -> None:
+        self._forks = forks
 
     def __call__(
         self,
@@ -65,40 +51,26 @@ class Trainings:
                 and what the first one says is returned.
         """
         command = [*overrides, f"run.dir={folder}", "train.threads=1"]
-        job = {"command": command, "log": str(self._log), "kill": kill, "ranks": ranks}
-        self._server.stdin.write(json.dumps(job) + "\n")
-        self._server.stdin.flush()
-        code = int(self._server.stdout.readline())
-        *output, last = self._log.read_text().splitlines() or [""]
-        if last.startswith("events: "):
-            return Ended(code, "\n".join(output), json.loads(last.removeprefix("events: ")))
-        return Ended(code, "\n".join([*output, last]), {})
-
-    def close(self) -> None:
-        self._server.stdin.close()
-        self._server.wait()
-
-
-def serve() -> None:
-    """Fork a training for each line, a JSON object; answer with its exit code."""
-    for line in sys.stdin:
-        job = json.loads(line)
-        ranks = job.pop("ranks")
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        children = []
-        for rank in range(ranks):
-            if (child := os.fork()) == 0:
-                if ranks > 1:
-                    os.environ.update(torchrun(rank, ranks, port))
-                last = rank == ranks - 1
-                log = job["log"] if rank == 0 else f"{job['log']}.{rank}"
-                train(job["command"], log, job["kill"] if last else None)
-                return
-            children.append(child)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(codes[0], flush=True)
+        started = [
+            self._forks.start(
+                "tests/killing.py",
+                json.dumps(kill if rank == ranks - 1 else None),
+                *command,
+                env=torchrun(rank, ranks, port) if ranks > 1 else None,
+            )
+            for rank in range(ranks)
+        ]
+        first, *_ = [program.result() for program in started]
+        *output, last = first.stdout.splitlines() or [""]
+        events = {}
+        if last.startswith("events: "):
+            events = json.loads(last.removeprefix("events: "))
+        else:
+            output.append(last)
+        return Ended(first.returncode, "\n".join([*output, first.stderr]), events)
 
 
 def torchrun(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -113,12 +85,10 @@ def torchrun(rank: int, ranks: int, port: int) -> dict[str, str]:
     }
 
 
-def train(command: list[str], log: str, kill: tuple[str, int] | None) -> None:
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(output, stream)
-    counts = count_events(kill)
-    sys.argv = ["run.py", *command]
+def train(kill: str, *overrides: str) -> None:
+    counts = count_events(json.loads(kill))
+    sys.argv = ["run.py", *overrides]
+    sys.path[0] = str(ROOT)
     runpy.run_path("run.py", run_name="__main__")
     print("events:", json.dumps(counts))
 
@@ -157,13 +127,4 @@ def count_events(kill: tuple[str, int] | None) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    for module in (
-        "tasks.ptb.train",
-        "tasks.ner.train",
-        "tasks.nmt.train",
-        "torch._dynamo",
-    ):  # an optimizer needs the last
-        with suppress(ImportError):  # an extra that is not installed
-            __import__(module)
-    serve()
+    train(*sys.argv[1:])

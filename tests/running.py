@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from forking import Program
+
 ROOT = Path(__file__).parents[1]
 TINY = ["task=ptb_small", "train.epochs=2", "train.checkpoint_iterations=4"]
 
@@ -30,17 +32,17 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def stop_after_first_checkpoint(
-    folder: Path, number: signal.Signals, *overrides: str
-) -> subprocess.Popen:
-    """Start a run and send it a signal in mid-epoch."""
-    process = subprocess.Popen(
-        command(f"run.dir={folder}", *overrides), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not (folder / "checkpoint.pt").exists():
+    process: subprocess.Popen | Program, folder: Path, number: signal.Signals
+) -> None:
+    """Send a run a signal in mid-epoch."""
+    wait_for(folder / "checkpoint.pt", process)
+    process.send_signal(number)
+    process.wait(300)
+
+
+def wait_for(path: Path, process: subprocess.Popen | Program) -> None:
+    deadline = time.monotonic() + 300
+    while not path.exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(number)
-    process.wait(60)
-    return process

@@ -9,6 +9,7 @@ names the kernel's line.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import itertools
 import os
@@ -227,37 +228,26 @@ def _compile(text: str, source: str, defines: tuple[str, ...]) -> ctypes.PyDLL:
     flags = [*_FLAGS, *_CHECKED, *_UNKNOWN, *(f"-D{define}" for define in defines)]
     parts = [text, *flags, *((HERE / name).read_text() for name in ("device.h", "runtime.h"))]
     library = _folder() / f"{Path(source).stem}-{_digest(*parts, str(_runtime()))}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=_folder()) as folder:
-            unit, built = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
-            unit.write_text(_unit(text))
-            _run(
-                "g++",
-                "-shared",
-                *flags,
-                "-I",
-                str(HERE),
-                str(unit),
-                "-o",
-                str(built),
-                "-c",
-                cwd=folder,
-            )
-            _run(
-                "g++",
-                "-shared",
-                str(built),
-                str(_runtime()),
-                "-o",
-                str(library.with_suffix(".tmp")),
-                "-ldl",
-            )
-            os.replace(library.with_suffix(".tmp"), library)
+    with open(library.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests in another process may want the same
+        if not library.exists():
+            _build(library, text, flags)
     loaded = ctypes.PyDLL(
         str(library)
     )  # which keeps Python's lock: the fibers share one stack of states
     loaded.shim_launch.restype = ctypes.c_char_p
     return loaded
+
+
+def _build(library: Path, text: str, flags: list[str]) -> None:
+    with tempfile.TemporaryDirectory(dir=_folder()) as folder:
+        unit, compiled, linked = (
+            str(Path(folder) / name) for name in ("kernel.cpp", "kernel.o", "kernel.so")
+        )
+        Path(unit).write_text(_unit(text))
+        _run("g++", *flags, "-I", str(HERE), unit, "-o", compiled, "-c", cwd=folder)
+        _run("g++", "-shared", compiled, str(_runtime()), "-o", linked, "-ldl")
+        os.replace(linked, library)
 
 
 def _unit(text: str) -> str:

@@ -1,17 +1,15 @@
 """Tiny trainings in processes of their own, to be killed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import killing
 import pytest
 import tiny
 
 
-@pytest.fixture(scope="module")
-def train(tmp_path_factory) -> Iterator[killing.Trainings]:
-    trainings = killing.Trainings(tmp_path_factory.mktemp("log") / "training.log")
-    yield trainings
-    trainings.close()
+@pytest.fixture(scope="session")
+def train(forks) -> killing.Trainings:
+    return killing.Trainings(forks)
 
 
 @pytest.fixture(scope="module")

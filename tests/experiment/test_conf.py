@@ -1,8 +1,6 @@
 """Every file under conf/ composes, and what cannot be run is refused in one line before any
 training."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -194,10 +192,8 @@ def test_what_hydra_cannot_compose_is_one_line(compose, overrides, message):
         ),
     ],
 )
-def test_run_py_refuses_in_one_line(arguments, message):
-    result = subprocess.run(
-        [sys.executable, "run.py", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+def test_run_py_refuses_in_one_line(forks, arguments, message):
+    result = forks.run("run.py", *arguments)
     assert result.returncode != 0
     assert message in result.stderr
     assert "Traceback" not in result.stderr

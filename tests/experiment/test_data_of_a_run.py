@@ -1,13 +1,11 @@
 """A finished run is found done on the data that it was trained on, and on no others."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
-from running import ROOT, result
+from running import result
 
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.folder import is_done
@@ -110,7 +108,7 @@ def test_the_library_is_known_by_its_sources(compose, monkeypatch, tmp_path):
     assert ptb.hashes(cfg) != {"library": before}
 
 
-def test_reproduce_refuses_other_data(finished, tmp_path):
+def test_reproduce_refuses_other_data(forks, finished, tmp_path):
     folder, _ = finished("ptb")
     summary = json.loads((folder / "run/summary.json").read_text())
     summary["command"] = " ".join(
@@ -118,12 +116,7 @@ def test_reproduce_refuses_other_data(finished, tmp_path):
     )
     summary["data"]["hashes"]["valid"] = "0" * 64
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    again = subprocess.run(
-        [sys.executable, ROOT / "scripts/reproduce.py", "summary.json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    again = forks.run("scripts/reproduce.py", "summary.json", cwd=tmp_path)
     assert again.returncode == 1
     assert again.stderr == "error: the data are not those of summary.json (valid): restore them\n"
     assert "epoch" not in again.stdout

@@ -12,8 +12,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +22,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import wait_for
 
 from structured_dropout.experiment import checkpoint
 from structured_dropout.experiment.errors import UsageError
@@ -273,8 +272,8 @@ def test_other_data_under_the_same_names_do_not_resume(train, tmp_path):
     assert not (tmp_path / "run/summary.json").exists()  # it would deny what the checkpoint holds
 
 
-def test_the_second_process_in_a_folder_is_refused(train, overrides, tmp_path):
-    first = start(*overrides("ptb"), "train.epochs=10000", f"run.dir={tmp_path}")
+def test_the_second_process_in_a_folder_is_refused(forks, train, overrides, tmp_path):
+    first = forks.start("run.py", *overrides("ptb"), "train.epochs=10000", f"run.dir={tmp_path}")
     try:
         wait_for(tmp_path / "checkpoint.pt", first)
         second = train(tmp_path, *overrides("ptb"), "train.epochs=10000")
@@ -282,44 +281,26 @@ def test_the_second_process_in_a_folder_is_refused(train, overrides, tmp_path):
         assert "in use by another process" in second.output
         assert first.poll() is None
     finally:
-        first.kill()
+        first.send_signal(signal.SIGKILL)
         first.wait()
 
 
-def start(*overrides: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "run.py", *overrides],
-        cwd=killing.ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def test_sigterm_stops_a_run_that_has_not_begun_to_train(overrides, tmp_path):
+def test_sigterm_stops_a_run_that_has_not_begun_to_train(forks, overrides, tmp_path):
     pipe = tmp_path / "train.txt"
     os.mkfifo(pipe)
-    process = start(*overrides("ptb"), f"data.train={pipe}", f"run.dir={tmp_path / 'run'}")
+    overrides = [*overrides("ptb"), f"data.train={pipe}", f"run.dir={tmp_path / 'run'}"]
+    process = forks.start("run.py", *overrides)
     with open(pipe, "w"):  # waits until it reads its data, and lets it wait for more
-        process.terminate()
-        assert process.wait(30) == 130
-    assert process.stdout.read().splitlines()[-1].startswith("stopped; ")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 130
+    assert process.result().stdout.splitlines()[-1].startswith("stopped; ")
 
 
-def test_a_run_outlives_its_wandb_service(overrides, unbroken, tmp_path):
+def test_a_run_outlives_its_wandb_service(forks, overrides, unbroken, tmp_path):
     pytest.importorskip("wandb")
-    process = start(
-        *overrides("ptb"), "backend=dense", "tracker=wandb", "train.threads=1",
-        f"run.dir={tmp_path}", WANDB_MODE="offline", OMP_NUM_THREADS="1",
+    process = forks.start(
+        "run.py", *overrides("ptb"), "backend=dense", "tracker=wandb", "train.threads=1",
+        f"run.dir={tmp_path}", env={"WANDB_MODE": "offline"},
     )  # fmt: skip
     wait_for(tmp_path / "checkpoint.pt", process)
     children = subprocess.run(
@@ -327,26 +308,25 @@ def test_a_run_outlives_its_wandb_service(overrides, unbroken, tmp_path):
     ).stdout
     for child in children.split():
         os.kill(int(child), signal.SIGKILL)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert "the run goes on and keeps its metrics itself" in output
+    ended = process.result()
+    assert ended.returncode == 0, ended.stderr
+    assert "the run goes on and keeps its metrics itself" in ended.stdout
     same(tmp_path, unbroken("ptb", "dense")[0])
 
 
-def test_a_run_that_does_not_reach_wandb_logs_offline(overrides, unbroken, tmp_path):
+def test_a_run_that_does_not_reach_wandb_logs_offline(forks, overrides, unbroken, tmp_path):
     pytest.importorskip("wandb")
     nowhere = {
         "WANDB_BASE_URL": "http://127.0.0.1:9",
         "WANDB_API_KEY": "0" * 40,
         "WANDB_INIT_TIMEOUT": "1",
     }
-    process = start(
-        *overrides("ptb"), "backend=dense", "tracker=wandb", "train.threads=1",
-        f"run.dir={tmp_path}", **nowhere, OMP_NUM_THREADS="1",
+    ended = forks.run(
+        "run.py", *overrides("ptb"), "backend=dense", "tracker=wandb", "train.threads=1",
+        f"run.dir={tmp_path}", env=nowhere,
     )  # fmt: skip
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert "wandb: online does not start, the run goes on" in output
+    assert ended.returncode == 0, ended.stderr
+    assert "wandb: online does not start, the run goes on" in ended.stdout
     same(tmp_path, unbroken("ptb", "dense")[0])
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert b"valid_perplexity" in log.read_bytes()

@@ -1,14 +1,12 @@
 """A training with ``checkpoint=`` begins with the weights of another, and says with which."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
-from running import ROOT, result
+from running import result
 
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.identity import signature
@@ -53,12 +51,9 @@ def test_the_best_weights_are_those_to_begin_with(launch, tiny_columns, tmp_path
     assert after["metrics"]["valid_f1"] == before["metrics"]["valid_f1"]
 
 
-def test_the_command_finds_a_folder_of_its_own(base, tiny_text, tmp_path):
-    subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *TASK, *tiny_text, f"checkpoint={base}",
-         "train.max_iterations=1"],
-        cwd=tmp_path, check=True, capture_output=True,
-    )  # fmt: skip
+def test_the_command_finds_a_folder_of_its_own(forks, base, tiny_text, tmp_path):
+    overrides = [*TASK, *tiny_text, f"checkpoint={base}", "train.max_iterations=1"]
+    forks.run("run.py", *overrides, cwd=tmp_path).check_returncode()
     (config,) = tmp_path.glob("results/runs/ptb_small/nr_rh_st/seed1-*/config.yaml")
     assert OmegaConf.load(config).checkpoint_sha256 == sha256(base)
 

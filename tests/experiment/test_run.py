@@ -58,13 +58,13 @@ def test_time_counts_the_wait_for_the_device(launch, tiny_text, unbroken, tmp_pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_resumes_to_the_same_metrics(unbroken, tiny_text, tmp_path, number):
-    process = stop_after_first_checkpoint(tmp_path, number, *tiny_text)
+    arguments = command(f"run.dir={tmp_path}", *tiny_text)
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    stop_after_first_checkpoint(process, tmp_path, number)
     assert process.returncode == 130
     assert result(tmp_path)["status"] == "interrupted"
     assert "the same command goes on from there" in process.stdout.read()
-    again = subprocess.run(
-        command(f"run.dir={tmp_path}", *tiny_text), cwd=ROOT, capture_output=True, text=True
-    )
+    again = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert "resuming" in again.stdout
     assert again.stdout.splitlines()[-1] == f"summary: {tmp_path / 'summary.json'}"
     assert rows(tmp_path) == rows(unbroken)
@@ -96,13 +96,14 @@ def test_a_run_that_is_stopped_while_it_evaluates_resumes_to_the_same_metrics(
     assert result(tmp_path)["metrics"] == result(unbroken)["metrics"]
 
 
-def test_a_finished_run_is_not_repeated(tiny_text, tmp_path):
-    arguments = command(f"run.dir={tmp_path}", "train.max_iterations=3", *tiny_text)
-    subprocess.run(arguments, cwd=ROOT, check=True)
+def test_a_finished_run_is_not_repeated(forks, tiny_text, tmp_path):
+    arguments = ["run.py", *TINY, f"run.dir={tmp_path}", "train.max_iterations=3", *tiny_text]
+    forks.run(*arguments).check_returncode()
     before = os.stat(tmp_path / "summary.json").st_mtime_ns
     assert result(tmp_path)["status"] == "truncated"
     assert result(tmp_path)["iterations"] == 3
-    again = subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, text=True)
+    again = forks.run(*arguments)
+    assert again.returncode == 0, again.stderr
     assert "already done" in again.stdout
     assert os.stat(tmp_path / "summary.json").st_mtime_ns == before
 

@@ -3,14 +3,13 @@ beside Weights & Biases, too."""
 
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("tensorboard")
-from running import ROOT, command, rows, stop_after_first_checkpoint
+from running import TINY, rows, stop_after_first_checkpoint
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
@@ -27,10 +26,11 @@ def scalars(found: EventAccumulator, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in found.Scalars(name)]
 
 
-def test_a_training_that_resumes_goes_on_in_its_events(tiny_text, tmp_path):
+def test_a_training_that_resumes_goes_on_in_its_events(forks, tiny_text, tmp_path):
     overrides = ["tracker=tensorboard", "backend=dense", f"run.dir={tmp_path}", *tiny_text]
-    stop_after_first_checkpoint(tmp_path, signal.SIGTERM, *overrides)
-    subprocess.run(command(*overrides), cwd=ROOT, check=True, capture_output=True)
+    command = ["run.py", *TINY, *overrides]
+    stop_after_first_checkpoint(forks.start(*command), tmp_path, signal.SIGTERM)
+    forks.run(*command).check_returncode()
     found = events(tmp_path)
     logged = [(int(row["iterations"]), float(row["valid_perplexity"])) for row in rows(tmp_path)]
     assert len(logged) == 2

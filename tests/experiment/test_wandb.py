@@ -4,7 +4,6 @@ record format."""
 import json
 import signal
 import struct
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ import pytest
 wandb = pytest.importorskip("wandb")
 import yaml  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
-from running import ROOT, command, stop_after_first_checkpoint  # noqa: E402
+from running import ROOT, TINY, stop_after_first_checkpoint  # noqa: E402
 from wandb.proto.wandb_internal_pb2 import Record  # noqa: E402
 from wandb.sdk.launch.sweeps import utils as sweeps  # noqa: E402
 
@@ -92,12 +91,10 @@ def test_a_training_is_found_in_the_offline_run(launch, tiny_text, tmp_path):
     assert (row["task"], row["dropout"], row["seed"]) == ("ptb_small", "nr_rh_st", 1)
 
 
-def test_a_training_that_resumes_goes_on_in_its_own_run(tiny_text, tmp_path):
-    overrides = ["tracker=wandb", *tiny_text]
-    stop_after_first_checkpoint(tmp_path, signal.SIGTERM, *overrides)
-    subprocess.run(
-        command(f"run.dir={tmp_path}", *overrides), cwd=ROOT, check=True, capture_output=True
-    )
+def test_a_training_that_resumes_goes_on_in_its_own_run(forks, tiny_text, tmp_path):
+    command = ["run.py", *TINY, "tracker=wandb", f"run.dir={tmp_path}", *tiny_text]
+    stop_after_first_checkpoint(forks.start(*command), tmp_path, signal.SIGTERM)
+    forks.run(*command).check_returncode()
     stopped, resumed = (read(log) for log in logs(tmp_path))
     ids = {record.run.run_id for record in stopped + resumed if record.HasField("run")}
     assert len(ids) == 1

@@ -99,5 +99,5 @@ def test_forked_workers_draw_masks_of_their_own_and_in_another_run_the_same():
 def test_spawned_workers_draw_masks_of_their_own():
     lstm = made()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        (masks,) = pool.apply_async(lstm.draw_masks, (3, 2)).get(timeout=100)
+        (masks,) = pool.apply_async(lstm.draw_masks, (3, 2)).get(timeout=400)
     assert masks.nr.indices.tolist() != kept(lstm)

@@ -1,8 +1,6 @@
 """What a trained tagger is used for: tags, and its scores on other sentences."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,17 +15,12 @@ from tasks.ner.trained import learn, load, restore
 ROOT = Path(__file__).parents[3]
 
 
-def test_tagging_standard_input(trained):
+def test_tagging_standard_input(forks, trained):
     """Line by line: the empty ones stay, so that each line of the text is one group of columns."""
-    tagged = subprocess.run(
-        [
-            sys.executable, "run.py", "task=ner_conll03", "mode=tag", "input=-",
-            f"checkpoint={trained / 'checkpoint.pt'}", "device=cpu",
-        ],
-        cwd=ROOT,
+    tagged = forks.run(
+        "run.py", "task=ner_conll03", "mode=tag", "input=-",
+        f"checkpoint={trained / 'checkpoint.pt'}", "device=cpu",
         input="it sees Jan van Eyck\n\nçà went to Rome\n",
-        capture_output=True,
-        text=True,
     )  # fmt: skip
     assert tagged.returncode == 0, tagged.stderr
     assert tagged.stdout == (

@@ -1,8 +1,6 @@
 """What a trained translation model is used for: translations, and BLEU of other pairs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,14 +29,9 @@ def arguments(trained) -> list[str]:
     ]  # fmt: skip
 
 
-def test_translating_standard_input(arguments):
-    translated = subprocess.run(
-        [sys.executable, "run.py", "mode=translate", *arguments, "input=-", "device=cpu"],
-        cwd=ROOT,
-        input="w1 w2 w3\n\nnever seen\n",
-        capture_output=True,
-        text=True,
-    )
+def test_translating_standard_input(forks, arguments):
+    overrides = ["mode=translate", *arguments, "input=-", "device=cpu"]
+    translated = forks.run("run.py", *overrides, input="w1 w2 w3\n\nnever seen\n")
     assert translated.returncode == 0, translated.stderr
     assert "40.0% of the words are unknown: read as <unk>" in translated.stderr
     lines = translated.stdout.split("\n")

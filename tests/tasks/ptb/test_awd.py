@@ -140,7 +140,8 @@ def test_a_training_that_was_stopped_while_averaging_ends_the_same(
     launch, tiny_text, tmp_path, monkeypatch, dropout
 ):
     """Bit for bit, best weights and averages included."""
-    overrides = [*tiny_text, *TINY, f"dropout={dropout}", "train.epochs=4", "train.nonmono=1"]
+    settings = ["train.epochs=4", "train.nonmono=1", "train.batch=9"]
+    overrides = [*tiny_text, *TINY, f"dropout={dropout}", *settings]
     launch(*overrides, f"run.dir={tmp_path / 'unbroken'}")
     unbroken = torch.load(tmp_path / "unbroken" / "checkpoint.pt")
     assert unbroken["kept"]["optimizer"]["averages"]

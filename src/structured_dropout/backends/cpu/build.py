@@ -7,6 +7,7 @@ depends on, so that it is never stale.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -81,22 +82,36 @@ def _failure(compiler: str) -> str | None:
 
 
 def _build_and_load(compiler: str) -> None:
-    sources = sorted(folder("cpu").iterdir())
+    library = _library(compiler)
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with open(library.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # others wait; who is killed leaves it unlocked
+            if not library.exists():
+                _build(library)
+                return
+    torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+
+
+def _library(compiler: str) -> Path:
     cache = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
-    root = Path(cache) / _NAME
-    library = root / f"{_fingerprint(compiler, sources)}.so"
-    if library.exists():
-        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
-        return
-    _log.info("building the CPU kernels into %s: once a machine, about a minute", root)
+    return Path(cache) / _NAME / f"{_fingerprint(compiler, _sources())}.so"
+
+
+def _sources() -> list[Path]:
+    return sorted(folder("cpu").iterdir())
+
+
+def _build(library: Path) -> None:
+    """Load it, too."""
+    _log.info("building the CPU kernels into %s: once a machine, about a minute", library.parent)
     # Imported here since it takes a second, which a finished build need not wait for.
     from torch.utils import cpp_extension
 
-    root.mkdir(parents=True, exist_ok=True)
-    with _scripts_on_path(), tempfile.TemporaryDirectory(dir=root) as build:
+    with _scripts_on_path(), tempfile.TemporaryDirectory(dir=library.parent) as build:
         cpp_extension.load(
             _NAME,
-            [str(source) for source in sources if source.suffix == ".cpp"],
+            [str(source) for source in _sources() if source.suffix == ".cpp"],
             extra_cflags=_FLAGS,
             build_directory=build,
             is_python_module=False,
