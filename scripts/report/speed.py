@@ -73,8 +73,10 @@ def by_task(timings: list[Timing], tables: list[Table], root: Path) -> Iterator[
 
 def milliseconds(timing: Timing) -> str:
     """The median of an iteration, and its quartiles."""
-    p25, p75 = timing.quartiles
-    return f"{timing.ms['iteration']:.1f} ({p25:.1f}-{p75:.1f})"
+    median = timing.ms["iteration"]
+    digits = 1 if median >= 10 else 2
+    p25, p75 = (f"{quartile:.{digits}f}" for quartile in timing.quartiles)
+    return f"{median:.{digits}f} ({p25}-{p75})"
 
 
 def _commands(shown: list[Timing], timings: list[Timing], root: Path) -> list[str]:

@@ -122,7 +122,14 @@ class StaticMasks:
     def handed_out(self) -> Iterator[None]:
         """Inside, what would be drawn is what ``redraw`` drew last."""
         masks = iter(self._masks)
-        with _drawing_by(lambda draw, device: next(masks)):
+
+        def next_mask(draw: Draw, device: torch.device) -> UnitMask:
+            mask = next(masks, None)
+            if mask is None:
+                raise RuntimeError("the step draws more masks than before")
+            return mask
+
+        with _drawing_by(next_mask):
             yield
         if next(masks, None) is not None:
             raise RuntimeError("the step draws fewer masks than before")
