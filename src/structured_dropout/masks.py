@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout import graphs
+from structured_dropout.derivatives import refuse_transforms
 from structured_dropout.policy import SiteDropout
 from structured_dropout.split import whole
 
@@ -240,6 +241,8 @@ def draw(
         noise = torch.rand(all_draws, all_rows, units, dtype=dtype, device=like.device)
         values = noise[:draws, rows].contiguous()
         return ElementMask(values.ge_(p).mul_(scale), steps_per_draw)
+
+    refuse_transforms()
 
     def units_kept() -> UnitMask:
         noise = torch.rand(all_draws, units, generator=generator, dtype=torch.float32, device="cpu")

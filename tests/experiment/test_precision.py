@@ -135,8 +135,8 @@ def test_fp32_is_the_same_context_as_none(compose):
 LIBRARIES = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn, torch.backends.cudnn.conv)
 
 
-def may_use_tf32() -> list[str]:
-    return [library.fp32_precision for library in LIBRARIES]
+def may_use_tf32() -> list[bool]:
+    return [library.fp32_precision == "tf32" for library in LIBRARIES]
 
 
 @pytest.fixture
@@ -154,12 +154,12 @@ def gpu(monkeypatch):
 
 def test_a_gpu_multiplies_in_tf32_where_precision_says_so_and_nowhere_else(compose, gpu):
     gpu(9, 0)
-    for precision, allowed in (("tf32", "tf32"), ("fp32", "ieee"), ("tf32", "tf32")):
+    for precision, allowed in (("tf32", True), ("fp32", False), ("tf32", True)):
         settings.set_precision(compose(f"precision={precision}"))
         assert may_use_tf32() == [allowed] * 3
     assert settings.dtype(compose("precision=tf32")) == torch.float32
     settings.set_precision(compose("precision=bf16"))
-    assert may_use_tf32() == ["ieee"] * 3
+    assert may_use_tf32() == [False] * 3
 
 
 def test_tf32_is_refused_where_there_is_none(compose, gpu):
@@ -174,7 +174,7 @@ def test_tf32_is_refused_where_there_is_none(compose, gpu):
 def test_a_training_is_in_its_own_precision(launch, overrides, tmp_path):
     settings.allow_tf32(True)
     launch(*overrides("ptb"), "backend=dense", "train.max_iterations=1", f"run.dir={tmp_path}")
-    assert may_use_tf32() == ["ieee"] * 3
+    assert may_use_tf32() == [False] * 3
 
 
 def test_so_is_what_uses_a_trained_model(tmp_path):

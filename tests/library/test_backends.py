@@ -119,7 +119,7 @@ def test_gradcheck(name):
 @pytest.mark.parametrize("name", BACKENDS)
 def test_second_derivatives_are_right_or_an_error(monkeypatch, name):
     """The backward of a sum has no gradient to differentiate, only its saved tensors."""
-    # cuDNN's LSTM has none, and says so. Its flags() raises where fp32_precision was ever set.
+    # cuDNN's LSTM has none, and says so.
     monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
     torch.manual_seed(0)
     packing = Packing.padded(3, 2)

@@ -49,9 +49,17 @@ class Event:
 def test_on_a_gpu_nothing_waits_until_the_times_are_read(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(Event, "recorded", [])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     with measure(GPU) as clock:
         for name in ("fp", "bp", "fp"):
             with phase(name):
                 pass
     assert not any(event.done for event in Event.recorded)
     assert clock.seconds == pytest.approx({"fp": 0.002, "bp": 0.001, "wg": 0.0})
+
+
+def test_what_a_graph_captures_is_not_timed(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with measure(GPU) as clock, phase("fp"):
+        pass
+    assert clock.seconds == {"fp": 0.0, "bp": 0.0, "wg": 0.0}

@@ -1,5 +1,7 @@
 """A race's rows: who takes part, and over which baseline a speed-up is."""
 
+import time
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from scripts.measure import race as module
 from scripts.measure.memory import peak_megabytes
 from scripts.measure.race import Contender, paired_speedup, race, spread, take_turns
 from scripts.report.benchmarks import COLUMNS, PHASES, file_timings, write
+from structured_dropout.phases import phase
 
 MS = {  # of an iteration; a phase takes a quarter
     Contender("nr_random", "dense", "fp32"): 80.0,
@@ -79,7 +82,18 @@ def test_phases_are_over_dense_alone(rows):
         "",
         "",
     )
-    assert all(r["phase"] == "iteration" for r in found if r["backend"] in ("fused", "nn.LSTM"))
+
+
+def test_what_cannot_be_timed_inside_has_no_phases():
+    def product():
+        with phase("fp"):
+            time.sleep(0.001)
+
+    whole, timed = Contender("nr_random", "fused", "fp32"), Contender("nr_st", "cpu", "fp32")
+    iterations = {whole: lambda: time.sleep(0.001), timed: product}
+    times = take_turns(iterations, torch.device("cpu"), rounds=1)
+    assert times[whole].keys() == {"iteration"}
+    assert times[timed].keys() == {"fp", "iteration"}
 
 
 def test_torchs_own_modules_take_part_beside_the_baseline(rows):

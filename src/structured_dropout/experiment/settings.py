@@ -156,10 +156,12 @@ def set_precision(cfg: DictConfig) -> None:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """The same without a configuration. torch's defaults differ: cuDNN may, a product may not."""
-    libraries: Any = torch.backends
-    for library in (libraries.cuda.matmul, libraries.cudnn.rnn, libraries.cudnn.conv):
-        library.fp32_precision = "tf32" if allowed else "ieee"
+    """The same without a configuration. torch's defaults differ: cuDNN may, a product may not.
+
+    Where cuDNN's ``fp32_precision`` was set, torch.export fails in this process (2.13).
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def autocast(cfg: DictConfig) -> torch.autocast:

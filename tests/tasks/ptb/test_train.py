@@ -105,7 +105,7 @@ def test_the_model_of_torchs_own_modules_is_the_same_where_nothing_is_dropped(co
 
     def loss(model):
         optimizer = torch.optim.SGD(model.parameters(), lr=0)
-        return train.step(model, optimizer, tokens, tokens, (zeros, zeros), 5, autocast)[0]
+        return train.step(model, optimizer, 5, autocast, tokens, tokens, (zeros, zeros))[0]
 
     in_training = loss(theirs)
     torch.testing.assert_close(loss(theirs.eval()), loss(ours.eval()))

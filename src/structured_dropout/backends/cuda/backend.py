@@ -38,6 +38,7 @@ class CudaBackend(OperatorBackend):
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
     ) -> Tensor:
+        # BP is the product that pays first.
         if not isinstance(mask, UnitMask) or not payoff.pays("bp", mask.scale):
             return _TORCH.linear(x, weight, bias, mask, packing)
         with phase("fp"):
