@@ -173,8 +173,8 @@ def tf32():
     torch.backends.cuda.matmul.fp32_precision = before
 
 
-def test_products_are_left_to_tensor_cores_where_torch_may_use_them(tf32):
-    packing = Packing((3, 3, 2))
+@pytest.mark.parametrize("packing", [Packing((3, 3, 2)), Packing.padded(3, 2)])
+def test_products_are_left_to_tensor_cores_where_torch_may_use_them(tf32, packing):
     torch.manual_seed(0)
     with cuda_launch.use(launcher := ShimLauncher()):
         agree_on_linear(packing, 6, 5, drawn(packing, 6, 0.5))

@@ -46,7 +46,7 @@ def positions(indices: Tensor, offsets: Tensor, units: int) -> Tensor:
 def fp(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, mask: DeviceMask) -> Tensor:
     """y [rows, outputs] from x [rows, units] and a weight by unit (figure 2a)."""
     if not payoff.pays("fp", mask.scale):
-        masked, weight = x * _multiplier(mask, len(x)), weight[:, :outputs]
+        masked, weight = _masked(x, mask), weight[:, :outputs]
         return masked @ weight if bias is None else torch.addmm(bias, masked, weight)
     y = x.new_empty(len(x), outputs)
     if y.numel():
@@ -63,7 +63,7 @@ def fp(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, mask: Devic
 def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
     """dx [rows, units] from dy [rows, out] and a weight by unit (figure 2b)."""
     if not payoff.pays("bp", mask.scale):
-        return dy @ weight[:, : dy.shape[1]].t() * _multiplier(mask, len(dy))
+        return _masked(dy @ weight[:, : dy.shape[1]].t(), mask)
     dx = dy.new_zeros(len(dy), mask.units)
     if dx.numel():
         tile, tiles = _tiles(mask)
@@ -79,7 +79,7 @@ def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
 def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
     """The weight's gradient by unit, [units, at least out] (figure 2c)."""
     if not payoff.pays("wg", mask.scale):
-        return (x * _multiplier(mask, len(x))).t() @ dy
+        return _masked(x, mask).t() @ dy
     outputs = dy.shape[1]
     dweight = x.new_empty(mask.units, padded(outputs))
     if dweight.numel():
@@ -91,10 +91,13 @@ def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
     return dweight
 
 
-def _multiplier(mask: DeviceMask, rows: int) -> Tensor:
-    """[rows, units]: ``scale`` where a row's draw keeps the unit, else 0."""
+def _masked(x: Tensor, mask: DeviceMask) -> Tensor:
+    """x [rows, units] times ``scale`` where a row's draw keeps the unit, else 0."""
     of_draws = (positions(mask.indices, mask.offsets, mask.units) >= 0) * mask.scale
-    return of_draws.repeat_interleave(mask.rows.diff(), dim=0, output_size=rows)
+    if len(x) == mask.draws * mask.most_rows:  # all draws serve as many rows
+        by_draw = x.view(mask.draws, mask.most_rows, mask.units)
+        return (by_draw * of_draws.unsqueeze(1)).view_as(x)
+    return x * of_draws.repeat_interleave(mask.rows.diff(), dim=0, output_size=len(x))
 
 
 def _aligned(tensor: Tensor) -> Tensor:
