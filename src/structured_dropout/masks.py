@@ -90,8 +90,8 @@ class UnitMask:
     def bounds(self) -> list[int]:
         if self.offsets.is_meta:
             raise RuntimeError(
-                "how many units a draw keeps is not known inside a CUDA graph: choose backend=cuda "
-                "or fused, or no graph"
+                "how many units a draw keeps is not known inside a CUDA graph: choose another "
+                "backend, or no graph"
             )
         return self.offsets.tolist()
 
@@ -121,9 +121,13 @@ class UnitMask:
         multiplier.index_fill_(0, draw * self.units + self.indices, self.scale)
         return multiplier.view(-1, 1, self.units)[:-1]
 
+    def elements(self, like: Tensor) -> ElementMask:
+        """The same mask to multiply by: for a loop, each of whose steps would make its part."""
+        return ElementMask(self.multiplier(like), self.steps_per_draw)
+
     def apply(self, x: Tensor, packing: Packing) -> Tensor:
         """Mask and scale the rows x [rows, units] of a packed sequence."""
-        return _multiply(x, self.multiplier(x), self.steps_per_draw, packing)
+        return self.elements(x).apply(x, packing)
 
     @property
     def device_offsets(self) -> Tensor:
@@ -154,7 +158,7 @@ class ElementMask:
     """Random dropout: each row of the batch loses its own elements (cases I and II).
 
     Args:
-        values: [draws, batch, units], ``1 / (1 - p)`` where an element is kept, else 0.
+        values: [draws, batch or 1, units], ``1 / (1 - p)`` where an element is kept, else 0.
         steps_per_draw: time steps that one draw serves.
     """
 

@@ -46,9 +46,10 @@ class StepLinear:
         backend: str,
     ) -> None:
         check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
-        self._backend, self._mask = backends.get(backend), mask
+        self._backend = backends.get(backend)
         dtype = of_products(weight)
         self._weight = weight.detach().to(dtype)
+        self._mask = self._backend.of_steps(mask, self._weight)
         self._bias = None if bias is None else bias.detach()
         slots = _WeightGradient.apply(weight, bias, mask, steps, batch, self._backend, dtype)  # type: ignore[no-untyped-call]
         self._slots = dict(enumerate(zip(slots[::2], slots[1::2], strict=True)))

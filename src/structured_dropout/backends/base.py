@@ -62,6 +62,14 @@ class Backend(ABC):
         """dweight [out, in], to which a step contributes only where it kept the unit (figure
         2c)."""
 
+    def of_steps(self, mask: Mask | None, like: Tensor) -> Mask | None:
+        """A sequence's mask as products step by step should have it, each step the mask's ``at``.
+
+        Args:
+            like: has the device and dtype of the products.
+        """
+        return mask
+
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
     ) -> Tensor:
@@ -166,6 +174,7 @@ class _Direction(torch.autograd.Function):
         hidden = w_hh.shape[1]
         wide = torch.promote_types(x.dtype, torch.float32)
         w_ih, w_hh = w_ih.to(x.dtype), w_hh.to(x.dtype)
+        rh_by_step = backend.of_steps(rh, x)
         with phase("fp"):
             gates = backend.fp(x, w_ih, nr, packing).to(wide)
             if b_ih is not None and b_hh is not None:
@@ -178,7 +187,8 @@ class _Direction(torch.autograd.Function):
                 rows, n = packing.rows(t), packing.sizes[t]
                 h_before[rows], c_before[rows] = h[:n], c[:n]
                 gate = gates[rows]
-                gate += backend.fp(h[:n].to(x.dtype), w_hh, rh and rh.at(t), Packing.padded(1, n))
+                mask = rh_by_step and rh_by_step.at(t)
+                gate += backend.fp(h[:n].to(x.dtype), w_hh, mask, Packing.padded(1, n))
                 gate[:, : 2 * hidden].sigmoid_()
                 gate[:, 2 * hidden : 3 * hidden].tanh_()
                 gate[:, 3 * hidden :].sigmoid_()
@@ -187,14 +197,14 @@ class _Direction(torch.autograd.Function):
                 torch.mul(o, c_after[rows].tanh(), out=y[rows])  # eq. 6
                 h[:n], c[:n] = y[rows], c_after[rows]
         ctx.save_for_backward(x, w_ih, w_hh, gates, h_before, c_before, c_after)
-        ctx.rest = backend, nr, rh, packing, reverse
+        ctx.rest = backend, nr, rh, rh_by_step, packing, reverse
         return y.to(x.dtype), h.to(h_0.dtype), c.to(c_0.dtype)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dy: Tensor, dh_n: Tensor, dc_n: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, gates, h_before, c_before, c_after = ctx.saved_tensors
-        backend, nr, rh, packing, reverse = ctx.rest
+        backend, nr, rh, rh_by_step, packing, reverse = ctx.rest
         with phase("bp"):
             i, f, g, o = gates.chunk(4, dim=1)
             tanh_c = c_after.tanh()
@@ -215,7 +225,8 @@ class _Direction(torch.autograd.Function):
                 torch.mul(slope[rows, 3], dh[:n], out=dgates[rows, 3])
                 dc[:n] *= f[rows]
                 dgate = dgates[rows].flatten(1).to(x.dtype)
-                dh[:n] = backend.bp(dgate, w_hh, rh and rh.at(t), Packing.padded(1, n))
+                mask = rh_by_step and rh_by_step.at(t)
+                dh[:n] = backend.bp(dgate, w_hh, mask, Packing.padded(1, n))
             dgates = dgates.flatten(1)
             dy = dgates.to(x.dtype)
             dx = backend.bp(dy, w_ih, nr, packing) if ctx.needs_input_grad[1] else None

@@ -22,6 +22,9 @@ class CompactBackend(DenseBackend):
     ) -> str | None:
         return inside_cell(policy)
 
+    def of_steps(self, mask: Mask | None, like: Tensor) -> Mask | None:
+        return mask
+
     def fp(self, x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
         if not isinstance(mask, UnitMask):
             return super().fp(x, weight, mask, packing)

@@ -11,7 +11,7 @@ from torch import Tensor
 from structured_dropout import regularized_cell
 from structured_dropout.backends.base import Backend
 from structured_dropout.layer import LayerMasks, LayerOutput, Weights
-from structured_dropout.masks import Mask, Packing
+from structured_dropout.masks import Mask, Packing, UnitMask
 from structured_dropout.policy import DropoutPolicy
 
 
@@ -31,6 +31,9 @@ class DenseBackend(Backend):
 
     def wg(self, dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
         return dy.t() @ _masked(x, mask, packing)
+
+    def of_steps(self, mask: Mask | None, like: Tensor) -> Mask | None:
+        return mask.elements(like) if isinstance(mask, UnitMask) else mask
 
     def lstm_layer(
         self,

@@ -35,6 +35,10 @@ class CudaBackend(OperatorBackend):
     def prepare(self) -> None:
         operators.load()
 
+    def of_steps(self, mask: Mask | None, like: Tensor) -> Mask | None:
+        skips = isinstance(mask, UnitMask) and payoff.pays("bp", mask.scale)
+        return mask if skips else super().of_steps(mask, like)
+
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
     ) -> Tensor:
