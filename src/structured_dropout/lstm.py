@@ -28,11 +28,13 @@ class StructuredLSTM(nn.LSTM):
 
     In training the input of each layer (nr) and the recurrent state (rh) are dropped as ``policy``
     says, masked once and only once: layer 0's input included, the output of the last layer not.
-    Masks are drawn anew for each call. Where nothing is dropped, in eval mode or with
-    ``backend="auto"`` at rates of 0, this is nn.LSTM's own forward: it exports, traces and has
-    second derivatives as nn.LSTM does. Zoneout is excepted, which stays on in eval mode as its
-    expectation. While it drops, only the fused backend has second derivatives, and dense where a
-    regularizer is inside the cell; with the others a backward with ``create_graph=True`` raises.
+    Masks are drawn anew for each call.
+
+    In eval mode, and with ``backend="auto"`` at rates of 0 or without a policy, this is nn.LSTM's
+    own forward: it exports, traces and has second derivatives as nn.LSTM does. Zoneout is excepted,
+    which stays on in eval mode as its expectation. While it drops, only the fused backend has
+    second derivatives, and dense where a regularizer is inside the cell; with the others a backward
+    with ``create_graph=True`` raises.
 
     Under torch.autocast it takes and returns the dtypes that nn.LSTM does there: products are in
     autocast's dtype, their sums, the cell state inside a sequence and the gradients of float32
@@ -41,7 +43,8 @@ class StructuredLSTM(nn.LSTM):
 
     Args:
         policy: what to drop; its ``output`` site is the caller's to draw. Without a policy
-            ``dropout`` means what it means in nn.LSTM: random dropout between layers.
+            ``dropout`` means what it means in nn.LSTM, random dropout between layers; ``auto``
+            leaves it to nn.LSTM.
         backend: ``auto``, or a name among ``structured_dropout.backends.names()``; it says what
             trains, and is built at the first forward.
         generator: where structured masks are drawn from; torch's default CPU generator if None.
@@ -90,6 +93,7 @@ class StructuredLSTM(nn.LSTM):
             device,
             dtype,
         )
+        self._has_policy = policy is not None
         if policy is None:
             policy = DropoutPolicy(nr=_between_layers(dropout, num_layers))
         policy.check_layers(num_layers)
@@ -133,7 +137,7 @@ class StructuredLSTM(nn.LSTM):
         """
         data = input.data if isinstance(input, PackedSequence) else input
         precision.check("input", data, self.weight_ih_l0)
-        if masks is None and self._drops_nothing:
+        if masks is None and self._is_torchs:
             return super().forward(input, hx)
         return self._forward_dropping(input, hx, masks)  # type: ignore[no-any-return]
 
@@ -202,7 +206,7 @@ class StructuredLSTM(nn.LSTM):
         """
         if not hasattr(self, "policy"):  # nn.LSTM's constructor calls this
             return
-        if self.backend == "auto" and not self.policy.drops:
+        if self.backend == "auto" and not (self._has_policy and self.policy.drops):
             super().flatten_parameters()
             return
         weights = [weight for weight in self._flat_weights if isinstance(weight, Tensor)]
@@ -234,11 +238,11 @@ class StructuredLSTM(nn.LSTM):
         return self.policy if self.training else DropoutPolicy(zoneout=self.policy.zoneout)
 
     @property
-    def _drops_nothing(self) -> bool:
+    def _is_torchs(self) -> bool:
         """Whether a call is nn.LSTM's. In training a backend that was asked for by name runs even
-        then: it may be what is measured."""
+        where nothing is dropped: it may be what is measured."""
         free = self.backend == "auto" or not self.training
-        return free and not self._effective_policy.drops
+        return free and not (self._has_policy and self._effective_policy.drops)
 
     def _inputs(self, layer: int) -> int:
         return self.input_size if layer == 0 else self.hidden_size * self._directions

@@ -105,8 +105,18 @@ def test_directions_share_nr_and_have_rh_of_their_own():
     assert not torch.equal(forward.indices, backward.indices)
 
 
+def test_without_a_policy_it_is_torchs_lstm_dropout_and_all():
+    ours = StructuredLSTM(5, 7, 3, dropout=0.5)
+    theirs, x = ours.to_torch(), torch.randn(4, 2, 5)
+    torch.manual_seed(1)
+    found = ours(x)[0]
+    torch.manual_seed(1)
+    assert torch.equal(found, theirs(x)[0])
+    assert not torch.equal(found, ours(x)[0])
+
+
 def test_dropout_argument_is_random_dropout_between_layers():
-    lstm = StructuredLSTM(5, 7, 3, dropout=0.5)
+    lstm = StructuredLSTM(5, 7, 3, dropout=0.5, backend="fused")
     masks = [layer.nr for layer in lstm.draw_masks(2, 2)]
     assert masks[0] is None
     assert all(mask.values.shape == (2, 2, 7) for mask in masks[1:])
@@ -116,7 +126,7 @@ def test_a_dropout_of_one_drops_everything_between_layers():
     """As in nn.LSTM."""
     torch.manual_seed(0)
     theirs = nn.LSTM(5, 7, 2, dropout=1.0)
-    ours = StructuredLSTM(5, 7, 2, dropout=1.0)
+    ours = StructuredLSTM(5, 7, 2, dropout=1.0, backend="fused")
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(4, 3, 5)
     torch.testing.assert_close(ours(x)[0], theirs(x)[0], rtol=1e-5, atol=1e-6)
