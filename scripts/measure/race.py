@@ -151,6 +151,10 @@ def take_turns(
     times: dict[Contender, Times] = {c: {phase: [] for phase in PHASES} for c in iterations}
     repeats = dict.fromkeys(iterations, 1)
     with Console(highlight=False).status("warming up") as status:
+        for contender, iterate in iterations.items():
+            settings.allow_tf32(contender.precision == "tf32")
+            for _ in range(5):  # a CUDA graph is captured after three
+                iterate()
         for turn in range(WARM_UP + rounds):
             for contender, iterate in iterations.items():
                 status.update(f"round {turn - WARM_UP + 1}/{rounds}: {' '.join(contender)}")
@@ -171,7 +175,7 @@ def take_turns(
                     repeats[contender] = math.ceil(TURN * repeats[contender] / seconds["iteration"])
     # torch's LSTM and a CUDA graph cannot be timed inside.
     return {
-        contender: {phase: spent for phase, spent in phases.items() if any(spent)}
+        contender: {phase: spent for phase, spent in phases.items() if all(spent)}
         for contender, phases in times.items()
     }
 

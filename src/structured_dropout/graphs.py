@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -28,70 +29,76 @@ _WARM_UP = 3  # calls before the capture, as torch advises
 class Graphed(Generic[Arguments, Result]):
     """A function that does the same as ``step``, as one CUDA graph.
 
-    The first calls are the step's own; the next one captures it. From then on a call copies its
-    arguments to where the graph reads them, draws the structured masks, from the same generators in
-    the same order as the step would, and replays the graph.
+    The first calls are the step's own; once they had arguments of the same shapes, the next one
+    captures it. From then on a call copies its arguments to where the graph reads them, draws the
+    structured masks, from the same generators in the same order as the step would, and replays the
+    graph. What it returns has no gradient.
 
     Args:
-        step: takes and returns tensors, also in tuples and lists, and None. It must not wait for
-            the device. All else that it reads is what it was at the capture: a learning rate, too.
+        step: takes and returns tensors on the GPU, also in tuples and lists, and None. It must not
+            wait for the device. All else that it reads is what it was at the capture: a learning
+            rate, too, and whether a module is in training. Optimizers with a state need
+            ``capturable=True``.
 
     Raises:
-        ValueError: arguments of other shapes than at the capture.
+        TypeError: an argument that a graph cannot read.
+        ValueError: other arguments, or of other shapes, than at the capture.
         RuntimeError: the step cannot be captured.
     """
 
     def __init__(self, step: Callable[Arguments, Result]) -> None:
         self._step = step
-        self._calls = 0
+        self._calls = 0  # with arguments like the last ones
+        self._arguments: Any = None  # their structure, and what each is
         self._masks = StaticMasks()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Any] = []
         self._result: Any = None
 
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        leaves, structure = tree_flatten((args, dict(sorted(kwargs.items()))))
+        self._compare((structure, [_kind(leaf) for leaf in leaves]))
         if self._calls < _WARM_UP:
             self._calls += 1
             return self._warm_up(*args, **kwargs)
-        leaves, structure = tree_flatten((args, kwargs))
+        self._masks.redraw()
         if self._graph is None:
-            self._inputs = tree_map_only(Tensor, torch.clone, leaves)
-            self._masks.redraw()
+            self._inputs = _copies(leaves)
             self._capture(*tree_unflatten(self._inputs, structure))
         else:
-            self._masks.redraw()
-            self._receive(leaves)
+            for there, here in zip(self._inputs, leaves, strict=True):
+                if isinstance(there, Tensor):
+                    there.copy_(here.detach())
         assert self._graph is not None
         self._graph.replay()
-        result: Result = tree_map_only(Tensor, torch.clone, self._result)
+        result: Result = _copies(self._result)
         return result
+
+    def _compare(self, arguments: Any) -> None:
+        if arguments == self._arguments:
+            return
+        if self._graph is not None:
+            raise ValueError(
+                f"the graph was captured with arguments {self._arguments[1]}, these are "
+                f"{arguments[1]}"
+            )
+        self._arguments, self._calls = arguments, 0
 
     def _warm_up(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        """On a stream of its own, as a capture is."""
-        outer = torch.cuda.current_stream()
-        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        """On the stream that will be captured."""
+        outer, stream = torch.cuda.current_stream(), _stream(torch.cuda.current_device())
         stream.wait_stream(outer)
-        with torch.cuda.stream(stream), self._masks.recorded():
-            result = self._step(*args, **kwargs)
-        outer.wait_stream(stream)
-        return result
+        try:
+            with torch.cuda.stream(stream), self._masks.recorded():
+                return self._step(*args, **kwargs)
+        finally:
+            outer.wait_stream(stream)
 
     def _capture(self, args: Any, kwargs: Any) -> None:
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph), self._masks.handed_out():
+        graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
+        with torch.cuda.graph(graph, stream=stream), self._masks.handed_out():
             self._result = self._step(*args, **kwargs)
-
-    def _receive(self, leaves: list[Any]) -> None:
-        if len(leaves) != len(self._inputs):
-            raise ValueError(f"the graph has {len(self._inputs)} arguments, not {len(leaves)}")
-        for there, here in zip(self._inputs, leaves, strict=True):
-            if isinstance(there, Tensor):
-                if not isinstance(here, Tensor) or here.shape != there.shape:
-                    raise ValueError(
-                        f"the graph was captured with an argument of {list(there.shape)}, this is "
-                        f"{list(here.shape) if isinstance(here, Tensor) else here}"
-                    )
-                there.copy_(here)
+        self._graph = graph
 
 
 class StaticMasks:
@@ -100,8 +107,9 @@ class StaticMasks:
     def __init__(self) -> None:
         self._draws: list[Draw] = []
         self._masks: list[UnitMask] = []
-        self._numbers = torch.empty(0, dtype=torch.int32)  # of all masks, on their device
+        self._numbers = torch.empty(0, dtype=torch.int32, device="cpu")  # of all masks
         self._sizes: list[int] = []  # of each mask's part
+        self._kept: list[Tensor] = []  # what else the graph reads
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -113,7 +121,7 @@ class StaticMasks:
             masks.append(draw().to(device))
             return masks[-1]
 
-        with _drawing_by(record):
+        with _inside(record, None):
             yield
         if masks:
             self._lay_out(masks)
@@ -129,15 +137,16 @@ class StaticMasks:
                 raise RuntimeError("the step draws more masks than before")
             return mask
 
-        with _drawing_by(next_mask):
+        with _inside(next_mask, self._kept):
             yield
         if next(masks, None) is not None:
             raise RuntimeError("the step draws fewer masks than before")
 
     def redraw(self) -> None:
         """Draw all anew, and send them in one copy that nothing waits for."""
-        on_gpu = self._numbers.is_cuda
-        numbers = torch.zeros(len(self._numbers), dtype=torch.int32, pin_memory=on_gpu)
+        numbers = torch.zeros(
+            len(self._numbers), dtype=torch.int32, device="cpu", pin_memory=self._numbers.is_cuda
+        )
         for draw, part in zip(self._draws, torch.split(numbers, self._sizes), strict=True):
             mask = draw()
             drawn = torch.cat((mask.offsets.view(torch.int32), mask.indices))
@@ -156,28 +165,56 @@ class StaticMasks:
         ]
 
 
-def _draw_now(draw: Draw, device: torch.device) -> UnitMask:
-    return draw().to(device)
-
-
-_drawing: Callable[[Draw, torch.device], UnitMask] = _draw_now
-
-
-@contextmanager
-def _drawing_by(function: Callable[[Draw, torch.device], UnitMask]) -> Iterator[None]:
-    global _drawing
-    outer, _drawing = _drawing, function
-    try:
-        yield
-    finally:
-        _drawing = outer
-
-
 def drawn(draw: Draw, device: torch.device) -> UnitMask:
     """What ``draw`` gives, on ``device``; in a graph's capture, where each replay will have it."""
-    if _drawing is not _draw_now and torch._C._current_graph_task_id() != -1:
+    if _next_mask is None:
+        return draw().to(device)
+    if torch._C._current_graph_task_id() != -1:
         raise RuntimeError(
             "a graph cannot repeat a forward inside its backward: leave out activation "
             "checkpointing, or the graph"
         )
-    return _drawing(draw, device)
+    return _next_mask(draw, device)
+
+
+def kept(tensor: Tensor) -> Tensor:
+    """A tensor that others may free: a graph that is captured keeps it as long as it lives."""
+    if _keep is not None:
+        _keep.append(tensor)
+    return tensor
+
+
+_next_mask: Callable[[Draw, torch.device], UnitMask] | None = None
+_keep: list[Tensor] | None = None
+
+
+@contextmanager
+def _inside(
+    next_mask: Callable[[Draw, torch.device], UnitMask], keep: list[Tensor] | None
+) -> Iterator[None]:
+    global _next_mask, _keep
+    outer = _next_mask, _keep
+    _next_mask, _keep = next_mask, keep
+    try:
+        yield
+    finally:
+        _next_mask, _keep = outer
+
+
+def _copies(tree: Any) -> Any:
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), tree)
+
+
+def _kind(leaf: Any) -> Any:
+    """What of an argument a graph cannot change."""
+    if isinstance(leaf, Tensor) and leaf.is_cuda:
+        return f"{str(leaf.dtype).removeprefix('torch.')}{list(leaf.shape)}"
+    if leaf is None or isinstance(leaf, bool | int | float | str):
+        return leaf
+    what = f"a tensor on {leaf.device}" if isinstance(leaf, Tensor) else type(leaf).__name__
+    raise TypeError(f"a graph reads tensors on the GPU, and None, not {what}")
+
+
+@cache
+def _stream(device: int) -> Any:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy
 import torch
@@ -64,7 +64,8 @@ class UnitMask:
     IV).
 
     Args:
-        indices: int32 [at least the kept units of all draws], ascending within a draw.
+        indices: int32 [kept units of all draws], ascending within a draw; in a graph others follow,
+            which count for nothing.
         offsets: int64 [draws + 1], on the CPU, so that no launch waits for them; draw d keeps
             ``indices[offsets[d]:offsets[d + 1]]``. On the meta device where only a graph's replay
             knows them (graphs.py).
@@ -132,7 +133,7 @@ class UnitMask:
     @property
     def device_offsets(self) -> Tensor:
         """``offsets`` where ``indices`` are."""
-        return self.offsets.to(self.indices.device) if self.sent is None else self.sent
+        return send(self.offsets, self.indices.device) if self.sent is None else self.sent
 
     def to(self, device: torch.device) -> UnitMask:
         """The same mask with its indices on ``device``, in one copy that nothing waits for."""
@@ -205,8 +206,10 @@ def check_fit(name: str, mask: Mask | None, packing: Packing, units: int) -> Non
             f"the {name} mask has {has}, {packing.steps} steps with a draw for every "
             f"{mask.steps_per_draw} need {need}"
         )
-    if isinstance(mask, UnitMask) and (
-        mask.indices.dtype != torch.int32 or mask.bounds[-1] != len(mask.indices)
+    if (
+        isinstance(mask, UnitMask)
+        and not mask.offsets.is_meta
+        and (mask.indices.dtype != torch.int32 or mask.bounds[-1] != len(mask.indices))
     ):
         raise ValueError(
             f"the {name} mask must have int32 indices for its {mask.bounds[-1]} kept units, "
@@ -306,9 +309,16 @@ def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packi
         # The late steps of a packed sequence have fewer rows.
         multiplier = multiplier[:, : packing.batch]
         return (x.view(packing.steps, packing.batch, x.shape[-1]) * multiplier).view_as(x)
-    with torch.device("cpu"):
+    step, row = map(graphs.kept, _places(packing, x.device))
+    draw = step // steps_per_draw
+    return x * (multiplier[draw, 0] if multiplier.shape[1] == 1 else multiplier[draw, row])
+
+
+@lru_cache(maxsize=64)
+def _places(packing: Packing, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of each row of a packed sequence its step and its place in the batch."""
+    # Out of inference mode: a training that comes later has it, too.
+    with torch.inference_mode(False), torch.device("cpu"):
         step = torch.arange(packing.steps).repeat_interleave(torch.tensor(packing.sizes))
         row = torch.arange(len(step)) - torch.tensor(packing.bounds[:-1])[step]
-    if multiplier.shape[1] == 1:
-        row = torch.zeros_like(row)
-    return x * multiplier[(step // steps_per_draw).to(x.device), row.to(x.device)]
+        return step.to(device), row.to(device)

@@ -153,14 +153,40 @@ def test_auto_takes_what_pays(monkeypatch, caplog, measured, cudnn, policy, choi
     assert re.match(f"backend auto: {said}", first)
 
 
+def test_auto_chooses_anew_in_another_precision(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    monkeypatch.setattr(payoff, "faster", lambda: {"a card": ["fp32"]})
+    backends._auto.cache_clear()
+    chosen = []
+    with cuda_launch.use(GpuLauncher()):
+        for cudnn, dtype in (
+            ("ieee", torch.float32),
+            ("tf32", torch.float32),
+            ("ieee", torch.float32),
+            ("ieee", torch.bfloat16),
+        ):
+            monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", cudnn)
+            chosen.append(backends.resolve("auto", NR, GPU, dtype))
+    backends._auto.cache_clear()
+    assert chosen == ["cuda", "fused", "cuda", "fused"]
+
+
 def test_what_was_measured_is_precisions_by_card():
     assert {p for won in payoff.faster().values() for p in won} <= {"fp32", "tf32", "bf16"}
 
 
 def test_products_of_few_units_alone_pay(monkeypatch):
     monkeypatch.setattr(payoff, "LARGEST_SHARES", {"fp": 0.3, "bp": 0.4, "wg": 0.25})
-    paying = [product for product in ("fp", "bp", "wg") if payoff.pays(product, 1 / 0.35)]
-    assert paying == ["bp"]
+
+    def paying(p: float) -> list[str]:
+        return [product for product in ("fp", "bp", "wg") if payoff.pays(product, 1 / (1 - p))]
+
+    assert [paying(p) for p in (0.59, 0.6, 0.7, 0.75)] == [
+        [],
+        ["bp"],
+        ["fp", "bp"],
+        ["fp", "bp", "wg"],
+    ]
 
 
 def test_a_model_may_be_made_on_the_cpu_and_moved(monkeypatch):

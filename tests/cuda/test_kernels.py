@@ -11,7 +11,7 @@ from cuda_shim import ShimLauncher
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout, UnitMask, backends
 from structured_dropout.backends.cuda import launch as cuda_launch
-from structured_dropout.backends.cuda import operators
+from structured_dropout.backends.cuda import operators, payoff
 from structured_dropout.backends.cuda import recurrence as cuda_recurrence
 from structured_dropout.backends.cuda.masks import check, pack
 from structured_dropout.layer import LayerMasks, Weights
@@ -171,6 +171,19 @@ def tf32():
     )
     yield
     torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("packing", [Packing((3, 3, 2)), Packing.padded(3, 2)])
+def test_products_that_do_not_pay_are_left_to_torch(monkeypatch, packing):
+    monkeypatch.setitem(payoff.LARGEST_SHARES, "fp", 0.3)
+    monkeypatch.setitem(payoff.LARGEST_SHARES, "wg", 0.25)
+    torch.manual_seed(0)
+    with cuda_launch.use(launcher := ShimLauncher()):
+        agree_on_linear(packing, 6, 5, drawn(packing, 6, 0.65))
+        layer(policy(0.65, 0.65), packing, (5, 6), 2)
+    kernels = {name for _, name, _ in launcher.launched}
+    assert {"lstm_fp", "lstm_bp", "linear_bp"} <= kernels
+    assert not {"linear_fp", "linear_wg"} & kernels
 
 
 @pytest.mark.parametrize("packing", [Packing((3, 3, 2)), Packing.padded(3, 2)])

@@ -68,7 +68,7 @@ def test_static_masks_are_those_that_would_be_drawn(trained):
         with masks.handed_out():
             again.append(step(x))
 
-    assert len(set(losses)) == 4
+    assert len({loss.item() for loss in losses}) == 4
     torch.testing.assert_close(again, losses)
     torch.testing.assert_close(model.projection.weight, weights)
 
@@ -86,8 +86,18 @@ def test_graph_trains_as_its_step(trained):
     again = [graphed(x) for x in xs]
 
     torch.testing.assert_close(again, losses)
-    with pytest.raises(ValueError, match=r"captured with an argument of \[7, 2, 6\]"):
+    state = generator.get_state()
+    with pytest.raises(ValueError, match=r"captured with arguments \['float32\[7, 2, 6\]'\]"):
         graphed(xs[0, :5])
+    assert torch.equal(generator.get_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("argument", "what"), [(torch.zeros(2), "a tensor on cpu"), (object(), "object")]
+)
+def test_a_graph_refuses_what_it_would_not_read(argument, what):
+    with pytest.raises(TypeError, match=f"a graph reads tensors on the GPU, and None, not {what}"):
+        Graphed(lambda *arguments: arguments)(argument)
 
 
 def test_counts_of_kept_units_are_no_ones_inside_a_graph():
@@ -111,3 +121,29 @@ def test_checkpointing_inside_a_graph_is_refused():
     with masks.recorded(), pytest.raises(RuntimeError, match="leave out activation checkpointing"):
         y = torch.utils.checkpoint.checkpoint(lambda x: lstm(x)[0], x, use_reentrant=False)
         y.sum().backward()
+
+
+def test_masks_drawn_apart_may_be_given():
+    policy = DropoutPolicy(nr=SiteDropout(Case.III, 0.5))
+    lstm, x = StructuredLSTM(4, 4, policy=policy, backend="fused"), torch.randn(3, 2, 4)
+    masks = StaticMasks()
+    with masks.recorded():
+        lstm(x, masks=lstm.draw_masks(3, 2))
+    masks.redraw()
+    with masks.handed_out():
+        found = lstm(x, masks=lstm.draw_masks(3, 2))[0]
+    with masks.handed_out():
+        torch.testing.assert_close(found, lstm(x)[0])
+
+
+def test_a_step_draws_what_it_drew_before():
+    policy = DropoutPolicy(nr=SiteDropout(Case.III, 0.5))
+    lstm = StructuredLSTM(4, 4, policy=policy, backend="fused")
+    masks = StaticMasks()
+    with masks.recorded():
+        lstm.draw_masks(3, 2)
+    with pytest.raises(RuntimeError, match="draws fewer masks"), masks.handed_out():
+        pass
+    with pytest.raises(RuntimeError, match="draws more masks"), masks.handed_out():
+        lstm.draw_masks(3, 2)
+        lstm.draw_masks(3, 2)

@@ -36,7 +36,7 @@ def resolve(name: str, policy: DropoutPolicy, device: torch.device, dtype: torch
         RuntimeError: the named backend cannot run there; says why and what to do.
     """
     if name == "auto":
-        return _auto(policy, device, dtype)
+        return _auto(policy, device, dtype, payoff.precision(dtype))
     reason = get(name).supports(policy, device, dtype)
     if reason is not None:
         able = [n for n, b in _BACKENDS.items() if b.supports(policy, device, dtype) is None]
@@ -79,14 +79,14 @@ def get(name: str) -> Backend:
 
 
 @cache  # so that each choice is logged once
-def _auto(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype) -> str:
+def _auto(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype, precision: str) -> str:
     # Where nothing can be skipped, torch's own LSTM is what to run. Gathering costs a CPU more than
     # it saves: compact runs only where it is asked for.
     skipping = {"cpu": ["cpu"], "cuda": ["cuda"]}.get(device.type, []) if policy.skips else []
     for name in (*skipping, "fused", "dense"):
         reason = _BACKENDS[name].supports(policy, device, dtype)
         if reason is None and name == "cuda":
-            reason = payoff.why_not(policy, device)
+            reason = payoff.why_not(policy, device, precision)
         if reason is None:
             _log.info("backend auto: %s", name)
             return name

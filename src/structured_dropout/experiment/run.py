@@ -224,7 +224,8 @@ class Run:
             self._share.end()
             self._at.batch += 1
             self._at.iterations += 1
-            if self._at.iterations % _LOOK_EVERY == 0 or self._at.batch == len(batches):
+            last = self._at.batch == len(batches) or self._truncated
+            if last or self._at.iterations % _LOOK_EVERY == 0:
                 self._look_at_loss()  # a GPU has then computed what was launched
             self._at.seconds += time.perf_counter() - start
             self._after_iteration()

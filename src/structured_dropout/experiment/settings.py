@@ -110,7 +110,7 @@ def backend(cfg: DictConfig, policy: DropoutPolicy) -> str:
         UsageError: the backend cannot run this policy on this device in this precision, or a model
             cannot be evaluated in it there.
     """
-    _check_precision(cfg)
+    set_precision(cfg)  # which ``auto`` looks at
     try:
         return backends.resolve(cfg.backend.name, policy, device(cfg), dtype(cfg))
     except RuntimeError as error:

@@ -6,6 +6,7 @@ Where a site drops nothing its product is torch's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from structured_dropout.backends.cuda.masks import check, packing_of, unpack
 from structured_dropout.backends.cuda.recurrence import Recurrence
 from structured_dropout.backends.cuda.register import operator
 from structured_dropout.backends.operators.arguments import flat_gradients
-from structured_dropout.masks import Packing, send
+from structured_dropout.graphs import kept
+from structured_dropout.masks import Packing
 from structured_dropout.phases import phase
 
 ops = torch.ops.structured_dropout
@@ -147,15 +149,24 @@ def _states_before(h_0: Tensor, y: Tensor, packing: Packing, reverse: bool) -> T
         return torch.cat((y[packing.batch :], h_0) if reverse else (h_0, y[: max(rest, 0)]))[
             : len(y)
         ]
-    sizes, bounds = torch.tensor(packing.sizes), torch.tensor(packing.bounds)
-    step = torch.repeat_interleave(torch.arange(packing.steps), sizes)
-    row = torch.arange(len(y)) - bounds[step]
-    before = step + 1 if reverse else step - 1
-    starts = (before == packing.steps) | (before < 0)
-    before = before.clamp(0, packing.steps - 1)
-    starts |= row >= sizes[before]
-    source = send(torch.where(starts, len(y) + row, bounds[before] + row), y.device)
+    source = kept(_sources_before(packing, reverse, y.device))
     return torch.cat((y, h_0)).index_select(0, source)
+
+
+@lru_cache(maxsize=64)
+def _sources_before(packing: Packing, reverse: bool, device: torch.device) -> Tensor:
+    """The place of h_{t-1} of each row of a packed sequence: in y, or behind it in h_0."""
+    # Out of inference mode: a training that comes later has it, too.
+    with torch.inference_mode(False), torch.device("cpu"):
+        sizes, bounds = torch.tensor(packing.sizes), torch.tensor(packing.bounds)
+        step = torch.repeat_interleave(torch.arange(packing.steps), sizes)
+        rows = len(step)
+        row = torch.arange(rows) - bounds[step]
+        before = step + 1 if reverse else step - 1
+        starts = (before == packing.steps) | (before < 0)
+        before = before.clamp(0, packing.steps - 1)
+        starts |= row >= sizes[before]
+        return torch.where(starts, rows + row, bounds[before] + row).to(device)
 
 
 def _context(ctx: Any, inputs: list[Any], output: tuple[Tensor, ...]) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends.operators.arguments import TENSORS_PER_MASK, pack_masks
+from structured_dropout.graphs import kept
 from structured_dropout.masks import Packing, UnitMask
 
 
@@ -50,7 +51,7 @@ def pack(
 ) -> tuple[Sequence[int], Tensor, list[Tensor]]:
     """What the operators take for a sequence and its masks: the sizes of the steps, the bounds of
     their rows on the device, and ``pack_masks`` with offsets on the device."""
-    bounds = _bounds(packing, device)
+    bounds = kept(_bounds(packing, device))
     on_device = [mask and replace(mask, offsets=mask.device_offsets) for mask in masks]
     return packing.sizes, bounds, pack_masks(on_device)
 
@@ -79,6 +80,10 @@ def unpack(
             continue
         steps = int(steps_per_draw)
         rows = bounds if steps == 1 else torch.cat((bounds[:-1:steps], bounds[-1:]))
+        if len(offsets) != len(rows):
+            raise ValueError(
+                f"a mask has {len(offsets) - 1} draws, the sequence needs {len(rows) - 1}"
+            )
         # Steps do not grow: no draw serves more rows than the first.
         most_rows = packing.bounds[min(steps, packing.steps)]
         mask = DeviceMask(indices, offsets, steps, rows, most_rows, size, float(scale))

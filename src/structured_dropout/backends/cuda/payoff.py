@@ -25,12 +25,20 @@ LARGEST_SHARES: dict[Phase, float] = {"fp": 0.3, "bp": 0.4, "wg": 0.25}
 
 def pays(product: Phase, scale: float) -> bool:
     """Whether skipping pays in a product over a sequence whose draws keep ``1 / scale`` of the
-    units. In TF32 it never does."""
+    units. In TF32 it never does; nor of an input that was masked before, whose scale is 1."""
     in_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return not in_tf32 and 1 / scale <= LARGEST_SHARES[product]
+    return not in_tf32 and 1 / scale <= LARGEST_SHARES[product] + 1e-9
 
 
-def why_not(policy: DropoutPolicy, device: torch.device) -> str | None:
+def precision(dtype: torch.dtype) -> str:
+    """In which torch's LSTM would compute on a GPU."""
+    if dtype == torch.bfloat16:
+        return "bf16"
+    cudnn: str = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if cudnn == "tf32" else "fp32"
+
+
+def why_not(policy: DropoutPolicy, device: torch.device, precision: str) -> str | None:
     """Why ``auto`` leaves this policy to torch's LSTM there; None if the kernels pay."""
     if policy.rh is not None and policy.rh.drops:
         return None
@@ -40,8 +48,6 @@ def why_not(policy: DropoutPolicy, device: torch.device) -> str | None:
             "torch's LSTM can run where inputs alone are dropped, and nobody measured whether the "
             f"kernels are faster on {card}: see make gpu"
         )
-    cudnn: str = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
-    precision = "tf32" if cudnn == "tf32" else "fp32"
     if precision not in faster()[card]:
         return f"on {card} torch's LSTM in {precision} is faster where inputs alone are dropped"
     return None
