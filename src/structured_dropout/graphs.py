@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-if TYPE_CHECKING:
-    from structured_dropout.masks import UnitMask
+from structured_dropout import capture
+from structured_dropout.masks import UnitMask
 
-Draw = Callable[[], "UnitMask"]  # on the CPU
+Draw = Callable[[], UnitMask]  # on the CPU
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -121,7 +121,7 @@ class StaticMasks:
             masks.append(draw().to(device))
             return masks[-1]
 
-        with _inside(record, None):
+        with capture.inside(record, None):
             yield
         if masks:
             self._lay_out(masks)
@@ -137,7 +137,7 @@ class StaticMasks:
                 raise RuntimeError("the step draws more masks than before")
             return mask
 
-        with _inside(next_mask, self._kept):
+        with capture.inside(next_mask, self._kept):
             yield
         if next(masks, None) is not None:
             raise RuntimeError("the step draws fewer masks than before")
@@ -163,42 +163,6 @@ class StaticMasks:
             mask.laid_out(part, torch.empty_like(mask.offsets, device="meta"))
             for mask, part in zip(masks, torch.split(self._numbers, self._sizes), strict=True)
         ]
-
-
-def drawn(draw: Draw, device: torch.device) -> UnitMask:
-    """What ``draw`` gives, on ``device``; in a graph's capture, where each replay will have it."""
-    if _next_mask is None:
-        return draw().to(device)
-    if torch._C._current_graph_task_id() != -1:
-        raise RuntimeError(
-            "a graph cannot repeat a forward inside its backward: leave out activation "
-            "checkpointing, or the graph"
-        )
-    return _next_mask(draw, device)
-
-
-def kept(tensor: Tensor) -> Tensor:
-    """A tensor that others may free: a graph that is captured keeps it as long as it lives."""
-    if _keep is not None:
-        _keep.append(tensor)
-    return tensor
-
-
-_next_mask: Callable[[Draw, torch.device], UnitMask] | None = None
-_keep: list[Tensor] | None = None
-
-
-@contextmanager
-def _inside(
-    next_mask: Callable[[Draw, torch.device], UnitMask], keep: list[Tensor] | None
-) -> Iterator[None]:
-    global _next_mask, _keep
-    outer = _next_mask, _keep
-    _next_mask, _keep = next_mask, keep
-    try:
-        yield
-    finally:
-        _next_mask, _keep = outer
 
 
 def _copies(tree: Any) -> Any:

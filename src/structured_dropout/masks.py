@@ -9,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from structured_dropout import graphs
+from structured_dropout import capture
 from structured_dropout.derivatives import refuse_transforms
 from structured_dropout.policy import SiteDropout
 from structured_dropout.split import whole
@@ -262,7 +262,7 @@ def draw(
             torch.from_numpy(indices.astype(numpy.int32)), offsets, steps_per_draw, units, scale
         )
 
-    return graphs.drawn(units_kept, like.device)
+    return capture.drawn(units_kept, like.device)
 
 
 def _kept(noise: Tensor, p: float, sampling: str) -> Tensor:
@@ -309,7 +309,7 @@ def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packi
         # The late steps of a packed sequence have fewer rows.
         multiplier = multiplier[:, : packing.batch]
         return (x.view(packing.steps, packing.batch, x.shape[-1]) * multiplier).view_as(x)
-    step, row = map(graphs.kept, _places(packing, x.device))
+    step, row = map(capture.kept, _places(packing, x.device))
     draw = step // steps_per_draw
     return x * (multiplier[draw, 0] if multiplier.shape[1] == 1 else multiplier[draw, row])
 

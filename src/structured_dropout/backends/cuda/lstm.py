@@ -17,7 +17,7 @@ from structured_dropout.backends.cuda.masks import check, packing_of, unpack
 from structured_dropout.backends.cuda.recurrence import Recurrence
 from structured_dropout.backends.cuda.register import operator
 from structured_dropout.backends.operators.arguments import flat_gradients
-from structured_dropout.graphs import kept
+from structured_dropout.capture import kept
 from structured_dropout.masks import Packing
 from structured_dropout.phases import phase
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends.operators.arguments import TENSORS_PER_MASK, pack_masks
-from structured_dropout.graphs import kept
+from structured_dropout.capture import kept
 from structured_dropout.masks import Packing, UnitMask
 
 
