@@ -181,7 +181,10 @@ def test_what_hydra_cannot_compose_is_one_line(compose, overrides, message):
     ("arguments", "message"),
     [
         (["trian.epochs=3"], "error: there is no key trian.epochs: did you mean train.epochs?"),
-        (["dropout=nr_st", "seed=99", "data.dir=/nowhere"], "error: data.dir=/nowhere does not exist"),
+        (
+            ["dropout=nr_st", "seed=99", "data.dir=/nowhere"],
+            "error: data.dir=/nowhere does not exist",
+        ),
         (["precision=null"], "error: precision=null names no option: choose bf16, fp32"),
         (["-m", "dropout=3"], "error: dropout=3 names no option: choose awd, "),
         (["-m", "run.dir=/tmp/x"], "error: run.dir names one folder"),
