@@ -148,8 +148,7 @@ class StaticMasks:
             len(self._numbers), dtype=torch.int32, device="cpu", pin_memory=self._numbers.is_cuda
         )
         for draw, part in zip(self._draws, torch.split(numbers, self._sizes), strict=True):
-            mask = draw()
-            drawn = torch.cat((mask.offsets.view(torch.int32), mask.indices))
+            drawn = draw().numbers
             part[: len(drawn)] = drawn
         self._numbers.copy_(numbers, non_blocking=True)
 

@@ -139,12 +139,15 @@ class UnitMask:
         """The same mask with its indices on ``device``, in one copy that nothing waits for."""
         if self.indices.device == device:
             return self
-        numbers = torch.cat((self.offsets.view(torch.int32), self.indices))
-        return self.laid_out(send(numbers, device), self.offsets)
+        return self.laid_out(send(self.numbers, device), self.offsets)
+
+    @property
+    def numbers(self) -> Tensor:
+        """int32: the offsets, each as a pair of them, and then the indices."""
+        return torch.cat((self.offsets.view(torch.int32), self.indices))
 
     def laid_out(self, numbers: Tensor, offsets: Tensor) -> UnitMask:
-        """The same mask read from ``numbers``: int32, the offsets as pairs of them and then the
-        indices."""
+        """The same mask, read from such ``numbers``."""
         pairs = 2 * len(offsets)
         return replace(
             self,

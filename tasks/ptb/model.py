@@ -42,12 +42,17 @@ class LanguageModel(nn.Module):
         self.projection = StructuredLinear(
             hidden_size, vocabulary, policy=policy, backend=backend, generator=generator
         )
-        if tied:
-            self.projection.weight = self.embedding.weight
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -init, init)
+        initialize(self, tied, init)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Logits [T, B, vocabulary] for tokens [T, B], and the state to carry over."""
         h, state = self.lstm(self.embedding(tokens), state)
         return self.projection(h), state
+
+
+def initialize(model: nn.Module, tied: bool | None, init: float) -> None:
+    """Tie the weights of ``projection`` and ``embedding`` if asked to, and draw all parameters."""
+    if tied:
+        model.projection.weight = model.embedding.weight
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -init, init)

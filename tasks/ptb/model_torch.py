@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from structured_dropout import Case, DropoutPolicy
 from structured_dropout.experiment.errors import UsageError
-from tasks.ptb.model import State
+from tasks.ptb.model import State, initialize
 
 
 class TorchLanguageModel(nn.Module):
@@ -37,10 +37,7 @@ class TorchLanguageModel(nn.Module):
         self.lstm = nn.LSTM(hidden_size, hidden_size, layers, dropout=between[0] if between else 0)
         self.output_dropout = nn.Dropout(policy.output.rate() if policy.output else 0)
         self.projection = nn.Linear(hidden_size, vocabulary)
-        if tied:
-            self.projection.weight = self.embedding.weight
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -init, init)
+        initialize(self, tied, init)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Logits [T, B, vocabulary] for tokens [T, B], and the state to carry over."""

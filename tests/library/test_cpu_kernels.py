@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import dtypes_of
+from threads import torch_threads
 
 from structured_dropout import (
     Case,
@@ -86,14 +87,11 @@ def test_the_number_of_threads_does_not_change_a_bit(dtype):
     x = torch.randn(12, 20, 130, dtype=dtype, requires_grad=True)
     masks, mask = lstm.draw_masks(12, 20), linear.draw_mask(12, 20)
     leaves = [x, *lstm.parameters(), *linear.parameters()]
-    threads, results = torch.get_num_threads(), []
-    try:
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
+    results = []
+    for number in (1, 2, 3):
+        with torch_threads(number):
             y = linear(lstm(x, masks=masks)[0], mask)
             results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
-    finally:
-        torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import POLICIES, REAL, runs
+from threads import torch_threads
 
 from structured_dropout import StructuredLinear, StructuredLSTM, UnitMask
 from structured_dropout.experiment import checkpoint
@@ -18,9 +19,8 @@ SMALL = ["task=ptb_small", "dropout=nr_rh_st", "train.max_iterations=12", "devic
 
 @pytest.fixture(autouse=True)
 def as_many_threads_afterwards():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads():
+        yield
 
 
 def state(folder: Path) -> dict[str, object]:

@@ -129,7 +129,6 @@ class Run:
             provenance.commit()
         )  # of the code that was loaded, whatever is checked out by the end
         settings.set_threads(cfg)
-        settings.set_precision(cfg)
         random.seed(cfg.seed)
         torch.manual_seed(cfg.seed)
         self.generator.manual_seed(cfg.seed)

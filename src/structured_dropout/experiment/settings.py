@@ -104,13 +104,14 @@ def policy(cfg: DictConfig, layers: int) -> DropoutPolicy:
 
 
 def backend(cfg: DictConfig, policy: DropoutPolicy) -> str:
-    """The name of the backend to run, ``auto`` decided.
+    """The name of the backend to run, ``auto`` decided; the process is then in ``cfg.precision``,
+    which ``auto`` looks at.
 
     Raises:
         UsageError: the backend cannot run this policy on this device in this precision, or a model
             cannot be evaluated in it there.
     """
-    set_precision(cfg)  # which ``auto`` looks at
+    set_precision(cfg)
     try:
         return backends.resolve(cfg.backend.name, policy, device(cfg), dtype(cfg))
     except RuntimeError as error:

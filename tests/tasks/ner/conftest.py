@@ -2,7 +2,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
+from threads import torch_threads
 
 if (
     find_spec("torchcrf") is None or find_spec("seqeval") is None
@@ -13,10 +13,8 @@ if (
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Tiny models train faster so; other tests want all threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")
