@@ -20,19 +20,31 @@ std::vector<const T*> row_pointers(const T* x, int64_t rows, int64_t stride) {
 }
 
 // For FP: some kept units of a group's rows, scaled, into the group's block
-// [kept / kDepth][rows][kDepth]. An odd unit's partner is zero.
+// [kept / kDepth][rows][kDepth]; for tiles [rows][kept]. An odd unit's partner is zero, and what is
+// left of the last tile.
 template <typename T>
 void gather_some_units(const T* const* rows, const Group& g, Units units, Sum<T> scale, T* block) {
-  constexpr int kDepth = Operand<T>::kDepth;
-  const auto at = [=, &g](int64_t k) { return block + k / kDepth * g.rows * kDepth + k % kDepth; };
+  constexpr int kDepth = kInTiles<T> ? kTileDepth : Operand<T>::kDepth;
+  const int64_t depth = round_up(g.units.count, kDepth);
+  const auto at = [=, &g](int64_t row, int64_t k) -> T& {
+    return block[kInTiles<T> ? row * depth + k : (k / kDepth * g.rows + row) * kDepth + k % kDepth];
+  };
   const int64_t first = units.ids - g.units.ids, last = first + units.count;
-  for (int64_t k = first; k < last; ++k) {
-    const int32_t unit = g.units.ids[k];
-    T* out = at(k);
-    for (int64_t row = 0; row < g.rows; ++row) out[row * kDepth] = scale * rows[row][unit];
+  const auto gather = [=, &g](int64_t row, int64_t k) {
+    at(row, k) = scale * rows[row][g.units.ids[k]];
+  };
+  if constexpr (kInTiles<T>) {
+    for (int64_t row = 0; row < g.rows; ++row) {
+      for (int64_t k = first; k < last; ++k) gather(row, k);
+    }
+  } else {
+    for (int64_t k = first; k < last; ++k) {
+      for (int64_t row = 0; row < g.rows; ++row) gather(row, k);
+    }
   }
-  if (last % kDepth && last == g.units.count) {
-    for (int64_t row = 0; row < g.rows; ++row) at(last)[row * kDepth] = 0;
+  if (last < g.units.count) return;
+  for (int64_t k = last; k < depth; ++k) {
+    for (int64_t row = 0; row < g.rows; ++row) at(row, k) = 0;
   }
 }
 

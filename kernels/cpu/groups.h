@@ -5,7 +5,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "tiles.h"
+
 namespace structured_dropout {
+
+constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // Calls f(first, last) for even parts of [begin, end), each of at most `most`.
 template <typename F>
@@ -33,8 +37,10 @@ struct Group {
   Units units;
   int64_t offset;  // of its block of kept values among those of all groups, in elements
 
-  // Room for the block as pairs of units or pairs of rows (gather.h).
-  int64_t elements() const { return (units.count + 1) / 2 * 2 * ((rows + 1) / 2 * 2); }
+  // Room for the block in any of its layouts (gather.h).
+  int64_t elements() const {
+    return round_up(units.count, kTiles ? kTileDepth : 2) * round_up(rows, 2);
+  }
 };
 
 // A block of this many rows and a panel's columns stay in the L1 cache through a product.

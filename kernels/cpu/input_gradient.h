@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "groups.h"
 #include "memory.h"
@@ -19,31 +20,43 @@ constexpr int64_t kBlockPanels = 20 * Operand<T>::kDepth;
 constexpr int64_t kBlockUnits = 165;
 
 // dx [rows, units] += scale * gradients weight, kept units only; a thread owns a range of them.
-// gradients() gives each thread a function of its own: (panel, count) to so many panels of the
-// gradients [panel][rows][kPanel], which stay until the next call.
+// gradients(group, panel, count) gives so many panels of the gradients of a group's rows
+// [panel][rows][kPanel], which stay until it is called for the same group again.
 template <typename T, typename W, typename Gradients>
 void input_gradient(const W* weight, int64_t units, const Columns<Sum<T>>& columns,
-                    const Groups& groups, Sum<T> scale, Gradients gradients, Sum<T>* dx) {
+                    const Groups& groups, Sum<T> scale, const Gradients& gradients, Sum<T>* dx) {
   const int64_t panels = columns.panels();
-  const double cost = double(groups.elements()) / std::max<int64_t>(units, 1) * panels * kPanel<T>;
-  parallel(units, cost, [&](int64_t begin, int64_t end) {
-    const auto gradients_of = gradients();
-    const Scratch<T> weights(kBlockPanels<T> * kBlockUnits * kPanel<T>);
-    for (int64_t panel = 0; panel < panels; panel += kBlockPanels<T>) {
-      const int64_t count = std::min(kBlockPanels<T>, panels - panel);
-      const Panels<T> rows = gradients_of(panel, count);
+  std::vector<int64_t> places = {0};
+  for (const Group& g : groups)
+    places.push_back(places.back() + arranged_elements<T>(g.rows, kBlockPanels<T>));
+  const Scratch<T> place(places.back());
+  std::vector<Panels<T>> arranged(groups.size());
+
+  for (int64_t panel = 0; panel < panels; panel += kBlockPanels<T>) {
+    const int64_t count = std::min(kBlockPanels<T>, panels - panel);
+    const double values = double(count) * kPanel<T> * kMaxGroupRows;
+    parallel(groups.size(), values, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        arranged[i] =
+            arrange(gradients(groups[i], panel, count), groups[i].rows, place.get() + places[i]);
+      }
+    });
+    const double cost = double(groups.elements()) / std::max<int64_t>(units, 1) * count * kPanel<T>;
+    parallel(units, cost, [&](int64_t begin, int64_t end) {
+      const Scratch<T> weights(kBlockPanels<T> * kBlockUnits * kPanel<T>);
       for_parts(begin, end, kBlockUnits, [&](int64_t first, int64_t last) {
         const Panels<T> w = {weights.get(), (last - first) * kPanel<T>, count};
         for (int64_t p = 0; p < count; ++p) {
           pack_panel(weight, units, columns, panel + p, first, last, weights.get() + p * w.stride);
         }
-        for (const Group& g : groups) {
-          const Panels<T> d = {rows.data + g.row * kPanel<T>, rows.stride, count};
-          bp(d, g.rows, w, first, g.units.between(first, last), scale, dx + g.row * units, units);
+        for (int64_t i = 0; i < groups.size(); ++i) {
+          const Group& g = groups[i];
+          bp(arranged[i], g.rows, w, first, g.units.between(first, last), scale, dx + g.row * units,
+             units);
         }
       });
-    }
-  });
+    });
+  }
 }
 
 }  // namespace structured_dropout

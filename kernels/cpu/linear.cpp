@@ -14,6 +14,7 @@
 #include "parallel.h"
 #include "products.h"
 #include "sequence.h"
+#include "weight_gradient.h"
 
 namespace structured_dropout {
 namespace {
@@ -30,6 +31,8 @@ StepMask input_mask(const char* name, const at::Tensor& rows, at::IntArrayRef si
 // A few panels at a time of y [rows, outputs], as [panel][rows][kPanel]; padding is zero.
 template <typename T>
 class PanelsOf {
+  using O = Operand<T>;
+
  public:
   PanelsOf(const T* y, int64_t rows, int64_t outputs, int64_t most)
       : y_(y),
@@ -38,19 +41,22 @@ class PanelsOf {
         columns_(Columns<Sum<T>>::linear(outputs)),
         panels_(most * rows * kPanel<T>) {}
 
-  // Those from `first` on; they stay until the next call.
-  Panels<T> operator()(int64_t first, int64_t count) const {
-    for (int64_t row = 0; row < rows_; ++row) {  // a row's columns lie side by side in y
+  // The rows [row, row + rows) of the panels from `first` on; they stay until the next call for
+  // these rows.
+  Panels<T> operator()(int64_t row, int64_t rows, int64_t first, int64_t count) const {
+    const int64_t stride = rows_ * kPanel<T>;
+    T* const panels = panels_.get() + row * kPanel<T>;
+    for (int64_t i = 0; i < rows; ++i) {  // a row's columns lie side by side in y
       for (int64_t p = 0; p < count; ++p) {
-        typename Operand<T>::Sums vectors[kPanelVectors];
-        for (int v = 0; v < kPanelVectors; ++v) {
-          vectors[v] = Operand<T>::load_values(y_ + row * outputs_ + columns_.first(first + p, v),
-                                               columns_.count(first + p, v));
+        const int64_t column = columns_.first(first + p, 0);
+        for (int64_t c = 0; c < kPanel<T>; c += O::kLanes) {
+          const int64_t values = std::clamp<int64_t>(outputs_ - column - c, 0, O::kLanes);
+          O::store(panels + p * stride + i * kPanel<T> + c,
+                   O::load_columns(y_ + (row + i) * outputs_ + column + c, values));
         }
-        store_row(vectors, panels_.get() + (p * rows_ + row) * kPanel<T>);
       }
     }
-    return {panels_.get(), rows_ * kPanel<T>, count};
+    return {panels, stride, count};
   }
 
  private:
@@ -101,7 +107,10 @@ void fp(const T* x, const W* weight, const W* bias, int64_t rows, int64_t units,
 template <typename T, typename W>
 void bp(const T* dy, const W* weight, int64_t rows, int64_t units, int64_t outputs,
         const Groups& groups, Sum<T> scale, Sum<T>* dx) {
-  const auto gradients = [=] { return PanelsOf<T>(dy, rows, outputs, kBlockPanels<T>); };
+  const PanelsOf<T> panels(dy, rows, outputs, kBlockPanels<T>);
+  const auto gradients = [&](const Group& g, int64_t panel, int64_t count) {
+    return panels(g.row, g.rows, panel, count);
+  };
   input_gradient<T>(weight, units, Columns<Sum<T>>::linear(outputs), groups, scale, gradients, dx);
 }
 
@@ -109,25 +118,18 @@ template <typename T>
 void wg(const T* x, const T* dy, int64_t rows, int64_t units, int64_t outputs, const Groups& groups,
         Sum<T> scale, Sum<T>* dweight, Sum<T>* dbias) {
   const auto columns = Columns<Sum<T>>::linear(outputs);
-  const Scratch<T> gathered =
-      gather_groups(row_pointers(x, rows, units), groups, scale, gather_rows<T>);
-  parallel(columns.panels(), double(groups.elements()) * kPanel<T>,
-           [&](int64_t begin, int64_t end) {
-             const PanelsOf<T> gradients(dy, rows, outputs, 1);
-             const Scratch<Sum<T>> sums(units * kPanel<T>), biases(kPanel<T>);
-             for (int64_t panel = begin; panel < end; ++panel) {
-               const T* g = gradients(panel, 1).data;
-               std::fill_n(sums.get(), units * kPanel<T>, Sum<T>(0));
-               std::fill_n(biases.get(), kPanel<T>, Sum<T>(0));
-               add_rows(g, rows, biases.get());
-               for (const Group& group : groups) {
-                 wg(gathered.get() + group.offset, group.rows, g + group.row * kPanel<T>,
-                    group.units, sums.get());
-               }
-               unpack_panel(sums.get(), units, columns, panel, dweight);
-               unpack_vector(biases.get(), columns, panel, dbias);
-             }
-           });
+  const KeptInputs<T> inputs(row_pointers(x, rows, units), groups, scale, units);
+  parallel(columns.panels(), inputs.cost(), [&](int64_t begin, int64_t end) {
+    const PanelsOf<T> gradients(dy, rows, outputs, 1);
+    const Scratch<Sum<T>> biases(kPanel<T>);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const T* g = gradients(0, rows, panel, 1).data;
+      inputs.weight_gradient(g, columns, panel, dweight);
+      std::fill_n(biases.get(), kPanel<T>, Sum<T>(0));
+      add_rows(g, rows, biases.get());
+      unpack_vector(biases.get(), columns, panel, dbias);
+    }
+  });
 }
 
 }  // namespace

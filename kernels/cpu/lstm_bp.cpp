@@ -97,8 +97,9 @@ void run(const Layer& layer, const T* dy, const Sum<T>* gates, const Sum<T>* cel
       }
       const Panels<T> gradients = {dgates + layout.gates(d, 0, g.row), layout.rows * kPanel<T>,
                                    layout.panels};
-      bp(gradients, g.rows, weights, 0, g.units.between(first, last), Sum<T>(layer.rh(d).scale()),
-         dh, carry.stride);
+      const Scratch<T> place(arranged_elements<T>(g.rows, layout.panels));
+      bp(arrange(gradients, g.rows, place.get()), g.rows, weights, 0, g.units.between(first, last),
+         Sum<T>(layer.rh(d).scale()), dh, carry.stride);
     }
   };
   const auto cell = [&](int64_t d, int64_t panel, int64_t row, int64_t b) {
@@ -168,13 +169,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
     store_state(layout, carry.dh.get(), carry.stride, dh0.data_ptr<T>());
     store_state(layout, carry.dc.get(), carry.stride, dc0.data_ptr<T>());
     for (int64_t d = 0; d < directions; ++d) {
-      const auto in_place = [&](int64_t panel, int64_t count) {
-        return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, 0),
+      const auto in_place = [&](const Group& g, int64_t panel, int64_t count) {
+        return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, g.row),
                          layout.rows * kPanel<T>, count};
       };
-      input_gradient<T>(
-          w_ih[d], input, layout.columns, layer.nr().sequence(), layer.nr().scale(),
-          [=] { return in_place; }, dx.data_ptr<Sum<T>>());
+      input_gradient<T>(w_ih[d], input, layout.columns, layer.nr().sequence(), layer.nr().scale(),
+                        in_place, dx.data_ptr<Sum<T>>());
     }
   });
   return {dgates, dx.to(x.scalar_type()), dh0, dc0};

@@ -8,26 +8,15 @@
 
 #include "checks.h"
 #include "dispatch.h"
-#include "gather.h"
 #include "layer.h"
 #include "memory.h"
 #include "ops.h"
 #include "pack.h"
 #include "parallel.h"
-#include "products.h"
+#include "weight_gradient.h"
 
 namespace structured_dropout {
 namespace {
-
-// One panel of dweight = dgates^T (inputs * mask), for inputs gathered by group.
-template <typename T>
-void weight_gradient(const Groups& groups, const T* gathered, const T* dgates, int64_t units,
-                     const Columns<Sum<T>>& columns, int64_t panel, Sum<T>* sums, Sum<T>* dweight) {
-  std::fill_n(sums, units * kPanel<T>, Sum<T>(0));
-  for (const Group& g : groups)
-    wg(gathered + g.offset, g.rows, dgates + g.row * kPanel<T>, g.units, sums);
-  unpack_panel(sums, units, columns, panel, dweight);
-}
 
 // Where the gradients of one direction go.
 template <typename T>
@@ -39,25 +28,21 @@ template <typename T>
 void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* dgates,
               const std::vector<Gradients<T>>& gradients) {
   const Layout<T> layout(layer);
-  const Groups& nr = layer.nr().sequence();
-  const auto rh = [&](int64_t d) -> const Groups& { return layer.rh(d).sequence(); };
-  const Scratch<T> inputs = gather_groups(row_pointers(x, layout.rows, layer.input), nr,
-                                          layer.nr().scale(), gather_rows<T>);
-  std::vector<Scratch<T>> states;
+  const KeptInputs<T> inputs(row_pointers(x, layout.rows, layer.input), layer.nr().sequence(),
+                             layer.nr().scale(), layer.input);
+  std::vector<KeptInputs<T>> states;
   for (int64_t d = 0; d < layout.directions; ++d) {
-    states.push_back(gather_groups(previous_states(layer, d, h0, y), rh(d), layer.rh(d).scale(),
-                                   gather_rows<T>));
+    states.emplace_back(previous_states(layer, d, h0, y), layer.rh(d).sequence(),
+                        layer.rh(d).scale(), layer.hidden);
   }
-  const double cost = double(nr.elements() + rh(0).elements()) * kPanel<T>;
+  const double cost = inputs.cost() + states[0].cost();
   parallel(layout.directions * layout.panels, cost, [&](int64_t begin, int64_t end) {
-    const Scratch<Sum<T>> sums(std::max(layer.input, layer.hidden) * kPanel<T>), bias(kPanel<T>);
+    const Scratch<Sum<T>> bias(kPanel<T>);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t d = item / layout.panels, panel = item % layout.panels;
       const T* dg = dgates + layout.gates(d, panel, 0);
-      weight_gradient(nr, inputs.get(), dg, layer.input, layout.columns, panel, sums.get(),
-                      gradients[d].w_ih);
-      weight_gradient(rh(d), states[d].get(), dg, layer.hidden, layout.columns, panel, sums.get(),
-                      gradients[d].w_hh);
+      inputs.weight_gradient(dg, layout.columns, panel, gradients[d].w_ih);
+      states[d].weight_gradient(dg, layout.columns, panel, gradients[d].w_hh);
       std::fill_n(bias.get(), kPanel<T>, Sum<T>(0));
       add_rows(dg, layout.rows, bias.get());
       unpack_vector(bias.get(), layout.columns, panel, gradients[d].b);

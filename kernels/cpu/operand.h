@@ -10,9 +10,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "simd.h"
+#include "tiles.h"
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -42,6 +44,9 @@ struct Operand {
   // A register from the sums whose columns it holds; and back.
   static Vector narrow(const Sums* sums) { return sums[0]; }
   static void widen(Vector v, Sums* sums) { sums[0] = v; }
+
+  // The first n values at p, in the order of a panel's register.
+  static Vector load_columns(const T* p, int64_t n) { return Simd<T>::load(p, n); }
 
   // The first n values at p, to sum or to have been summed; in memory order, as all but panels are.
   static Sums load_values(const T* p, int64_t n) { return Simd<T>::load(p, n); }
@@ -94,6 +99,16 @@ struct Operand<BFloat16> {
     sums[1] = (Sums)interleave<4>(Vector{}, v, Lanes{});
   }
 
+  static Vector load_columns(const BFloat16* p, int64_t n) {
+    Vector v{};
+    if (n == kLanes) {
+      v = load(p);
+    } else {
+      std::memcpy(&v, p, n * sizeof(BFloat16));
+    }
+    return columns(v, Lanes{});
+  }
+
   static Sums load_values(const BFloat16* p, int64_t n) {
     Half v{};
     if (n == kSums) {
@@ -132,6 +147,12 @@ struct Operand<BFloat16> {
                                    (Lane % 2 * kLanes + Lane / 8 * 8 + From + Lane % 8 / 2)...);
   }
 
+  // Of two neighbouring vectors of columns four values by turns.
+  template <int... Lane>
+  static Vector columns(Vector v, std::integer_sequence<int, Lane...>) {
+    return __builtin_shufflevector(v, v, (Lane % 8 / 4 * kSums + Lane / 8 * 4 + Lane % 4)...);
+  }
+
   // The upper halves of the lanes of a and b, four by four.
   template <int... Lane>
   static Vector upper_halves(Vector a, Vector b, std::integer_sequence<int, Lane...>) {
@@ -142,5 +163,9 @@ struct Operand<BFloat16> {
 
 template <typename T>
 using Sum = typename Operand<T>::Sum;
+
+// Whether products of T are those of the tile registers.
+template <typename T>
+constexpr bool kInTiles = kTiles && std::is_same_v<T, BFloat16>;
 
 }  // namespace structured_dropout

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "tiles.h"
+
 namespace structured_dropout {
 
 // Runs f(begin, end) over even parts of [0, count) on torch's threads; an item costs about so many
@@ -14,7 +16,10 @@ void parallel(int64_t count, double cost, F f) {
   constexpr double worth_a_thread = 2e5;
   const int64_t grain =
       cost * count < worth_a_thread ? count : int64_t(worth_a_thread / (cost + 1)) + 1;
-  at::parallel_for(0, count, grain, f);
+  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    f(begin, end);
+    release_tiles();
+  });
 }
 
 }  // namespace structured_dropout

@@ -237,13 +237,21 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, Sum<
   });
 }
 
+template <typename T>
+Panels<T> arrange(Panels<T> g, int64_t, T*) {
+  return g;
+}
+
 #define PRODUCTS_OF(T)                                                                       \
+  template Panels<T> arrange(Panels<T>, int64_t, T*);                                        \
   template void fp(const T*, int64_t, const T*, Units, Sum<T>*);                             \
   template void bp(Panels<T>, int64_t, Panels<T>, int64_t, Units, Sum<T>, Sum<T>*, int64_t); \
   template void wg(const T*, int64_t, const T*, Units, Sum<T>*);
 PRODUCTS_OF(float)
 PRODUCTS_OF(double)
+#if !defined(STRUCTURED_DROPOUT_TILES)  // products_tiles.cpp has them
 PRODUCTS_OF(BFloat16)
+#endif
 #undef PRODUCTS_OF
 
 }  // namespace structured_dropout

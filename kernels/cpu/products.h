@@ -27,9 +27,18 @@ struct Panels {
   int64_t unit = kPanel<T>;  // from one row or unit to the next
 };
 
-// BP, figure 2b: the kept columns of dx (row stride lddx) += scale * g w^T, for the gradient panels
-// g [panel][rows][kPanel], at most kMaxGroupRows rows, and the kept units of the weight panels w,
-// which begin at unit first.
+// The gradients g [panel][rows][kPanel] of a group's rows, at most kMaxGroupRows, in the order in
+// which BP multiplies them: g itself or, for tiles, a copy of it in place of arranged_elements
+// values.
+template <typename T>
+int64_t arranged_elements(int64_t rows, int64_t panels) {
+  return kInTiles<T> ? panels * kPanel<T> * rows : 0;
+}
+template <typename T>
+Panels<T> arrange(Panels<T> g, int64_t rows, T* place);
+
+// BP, figure 2b: the kept columns of dx (row stride lddx) += scale * g w^T, for arranged gradients
+// g of so many rows and the kept units of the weight panels w, which begin at unit first.
 template <typename T>
 void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, Sum<T> scale,
         Sum<T>* dx, int64_t lddx);

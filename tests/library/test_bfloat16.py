@@ -50,6 +50,20 @@ def test_any_number_of_kept_units(kept):
     agree_on_layer("cpu", masks, Packing.padded(3, 5), sizes, dtype=torch.bfloat16)
 
 
+@needs_bfloat16
+@pytest.mark.parametrize("policy", ["nr_rh_st", "nr_rh_st fixed", "nr_rh_st every 3"])
+@pytest.mark.parametrize("sizes", [(40, 40, 33, 17, 16), (20,) * 8], ids=["packed", "padded"])
+def test_more_rows_than_a_tile(policy, sizes):
+    """Groups of one tile and of two, more rows than a block of WG has; units that nobody keeps."""
+    agree_on_layer("cpu", POLICIES[policy], Packing(sizes), (70, 41), dtype=torch.bfloat16)
+
+
+@needs_bfloat16
+def test_more_than_a_block_of_weights():
+    """The input gradient takes 40 panels, of 16 hidden units, and 165 units at a time."""
+    agree_on_layer("cpu", NR_RH_ST, Packing((18, 7)), (350, 650), dtype=torch.bfloat16)
+
+
 def outcome(module: nn.LSTM, dtype: torch.dtype, state: torch.dtype | None, packed: bool):
     """The dtypes that a training step under autocast gives."""
     x = torch.randn(5, 2, 8, dtype=dtype, requires_grad=True)

@@ -25,7 +25,7 @@ import torch
 from structured_dropout.backends.operators.sources import folder
 
 _NAME = "structured_dropout_cpu"
-# STRUCTURED_DROPOUT_GENERIC=1 compiles bfloat16 without the processor's instruction for it: slow,
+# STRUCTURED_DROPOUT_GENERIC=1 compiles bfloat16 without the processor's instructions for it: slow,
 # and the same code on every machine, for tests.
 _GENERIC = os.environ.get("STRUCTURED_DROPOUT_GENERIC") == "1"
 # OpenMP for at::parallel_for's header; not linked, so that torch's own runtime is the only one.
@@ -34,7 +34,7 @@ _FLAGS = [
     "-march=native",
     "-std=c++20",
     "-fopenmp",
-    *(["-U__AVX512BF16__"] if _GENERIC else []),
+    *(["-U__AVX512BF16__", "-U__AMX_BF16__"] if _GENERIC else []),
     *os.environ.get("STRUCTURED_DROPOUT_CXXFLAGS", "").split(),
 ]
 _log = logging.getLogger(__name__)
