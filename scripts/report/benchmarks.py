@@ -161,10 +161,15 @@ def _timing(path: Path, phases: dict[str, Row]) -> Timing:
     )
 
 
+def by_machine(found: list[Timing]) -> list[list[Timing]]:
+    """Those of each machine, the one that was timed most first."""
+    machines = Counter(timing.machine for timing in found).most_common()
+    return [[timing for timing in found if timing.machine == machine] for machine, _ in machines]
+
+
 def on_one_machine(found: list[Timing]) -> list[Timing]:
     """Those of the machine that was timed most, for texts that speak of one."""
-    ((most, _),) = Counter(timing.machine for timing in found).most_common(1) or [("", 0)]
-    return [timing for timing in found if timing.machine == most]
+    return next(iter(by_machine(found)), [])
 
 
 def recipes(found: list[Timing]) -> list[Timing]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scripts.report import frontier, hours, kernels, quality, speed, summaries
-from scripts.report.benchmarks import Timing, timings
+from scripts.report.benchmarks import Timing, by_machine, timings
 from scripts.report.commands import benchmark
 from scripts.report.markdown import commands
 from scripts.report.runs import Group, groups
@@ -96,6 +96,11 @@ def _filled(path: Path, material: Material) -> str:
     return _PART.sub(part, path.read_text())
 
 
+def _speed(material: Material, on_gpu: bool) -> str:
+    timed = by_machine([timing for timing in material.timings if timing.on_gpu == on_gpu])
+    return _paragraphs(summaries.speed(own, material.tables).markdown() for own in timed)
+
+
 def _perplexity(material: Material) -> str:
     return _paragraphs(quality.by_rate(material.groups, material.tables[0]))
 
@@ -122,8 +127,8 @@ def _paragraphs(texts: Iterable[str]) -> str:
 
 NOT_RUN = "Not run yet."
 PARTS: dict[str, Callable[[Material], str]] = {
-    "speed": lambda m: summaries.speed(m.timings, m.tables).markdown(),
-    "speed-on-gpu": lambda m: summaries.speed(m.timings, m.tables, on_gpu=True).markdown(),
+    "speed": lambda m: _speed(m, on_gpu=False),
+    "speed-on-gpu": lambda m: _speed(m, on_gpu=True),
     "quality": lambda m: summaries.quality(m.groups, m.tables).markdown(),
     "where-it-pays": lambda m: summaries.where_it_pays(m.timings).markdown(),
     "pays": lambda m: summaries.pays(m.timings),

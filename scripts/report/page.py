@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from scripts.report import summaries
-from scripts.report.benchmarks import read
+from scripts.report.benchmarks import by_machine, read
 from scripts.report.documents import gather
 from scripts.report.runs import Group
 from scripts.report.summaries import Summary
@@ -33,7 +33,7 @@ def page(root: Path) -> str:
     policies = dict.fromkeys(row.dropout for table in shown for row in table.rows)
     template = Template(Path(__file__).with_suffix(".html").read_text())
     return template.substitute(
-        speed=_summary(summaries.speed(timed, shown)),
+        speed="\n".join(_summary(summaries.speed(own, shown)) for own in by_machine(timed)),
         quality=_summary(summaries.quality(ran, shown)),
         policies="".join(f"<option>{policy}</option>" for policy in policies),
         tables="\n".join(map(_table, shown)),

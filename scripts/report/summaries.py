@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from scripts.report.benchmarks import Timing, on_one_machine, recipes
+from scripts.report.benchmarks import Timing, recipes
 from scripts.report.markdown import grid
 from scripts.report.quality import mean_and_error
 from scripts.report.runs import Group, longest, recipe
@@ -26,9 +26,9 @@ class Summary(NamedTuple):
         return f"{grid(self.headings, self.rows)}\n\n{self.note}".strip()
 
 
-def speed(timings: list[Timing], tables: list[Table], on_gpu: bool = False) -> Summary:
-    """Speed-up of a training iteration over the fastest that torch offers, in each precision."""
-    timings = on_one_machine([timing for timing in timings if timing.on_gpu == on_gpu])
+def speed(timings: list[Timing], tables: list[Table]) -> Summary:
+    """Speed-up of a training iteration on one machine over the fastest that torch offers, in each
+    precision."""
     timed = {(t.task, t.dropout, t.precision): t for t in recipes(timings)}
     precisions = list(
         dict.fromkeys(["fp32", *sorted({t.precision for t in timings}, reverse=True)])

@@ -52,7 +52,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
     train one model."""
     facts: dict[str, str | int] = {
         "cpu": _cpu_model(),
-        "simd": torch.backends.cpu.get_cpu_capability(),
+        "simd": _simd(),
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
@@ -73,6 +73,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _simd() -> str:
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{capability} AMX" if torch.cpu._is_amx_tile_supported() else capability
 
 
 def _cpu_model() -> str:
