@@ -17,6 +17,7 @@ namespace structured_dropout {
 template <typename T>
 constexpr int64_t kBlockPanels = 20 * Operand<T>::kDepth;
 constexpr int64_t kBlockUnits = 165;
+static_assert(kBlockUnits % 2 == 1);
 
 // dx [rows, units] += scale * gradients weight, kept units only; a thread owns a range of them.
 // gradients() gives each thread a function of its own: (panel, count) to so many panels of the
@@ -33,7 +34,9 @@ void input_gradient(const W* weight, int64_t units, const Columns<Sum<T>>& colum
       const int64_t count = std::min(kBlockPanels<T>, panels - panel);
       const Panels<T> rows = gradients_of(panel, count);
       for_parts(begin, end, kBlockUnits, [&](int64_t first, int64_t last) {
-        const Panels<T> w = {weights.get(), (last - first) * kPanel<T>, count};
+        // An odd number of units from panel to panel: else those of a power of two would all fall
+        // into the same sets of the L1 cache.
+        const Panels<T> w = {weights.get(), ((last - first) | 1) * kPanel<T>, count};
         for (int64_t p = 0; p < count; ++p) {
           pack_panel(weight, units, columns, panel + p, first, last, weights.get() + p * w.stride);
         }
