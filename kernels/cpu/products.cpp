@@ -35,26 +35,26 @@ void with_constant(int64_t size, F f) {
   f(std::integral_constant<int, Max>{});
 }
 
-// What one of the tiles that pass over the same weights prefetches of those that follow, into the
-// L2 cache: a share, since prefetches take the processor's few buffers for lines under way from
-// loads.
-template <typename T>
+// What one of the tiles that pass over the same weights prefetches of those that follow, of each
+// Count values: a line, where there is a tile for each, else all. Prefetches take the processor's
+// few buffers for lines under way from its loads.
+template <int64_t Count, typename T>
 class Share {
  public:
-  // Of `count` values that lie side by side; there are `tiles` tiles.
-  Share(int64_t count, int64_t tile, int64_t tiles)
-      : lines_((count / kLine + tiles - 1) / tiles),
-        first_(std::min(tile * lines_, count / kLine - lines_) * kLine) {}
+  static constexpr int64_t kLines = Count * sizeof(T) / 64;
+
+  Share(int64_t tile, bool all)
+      : all_(all), offset_(std::min(tile, kLines - 1) * (Count / kLines)) {}
 
   void prefetch(const T* values) const {
-    __builtin_prefetch(values + first_, 0, 2);
-    for (int64_t i = 1; i < lines_; ++i) __builtin_prefetch(values + first_ + i * kLine, 0, 2);
+    if (all_) [[unlikely]]
+      return structured_dropout::prefetch<Count>(values);
+    __builtin_prefetch(values + offset_, 0, 2);
   }
 
  private:
-  static constexpr int64_t kLine = 64 / sizeof(T);
-
-  int64_t lines_, first_;
+  bool all_;
+  int64_t offset_;
 };
 
 // Calls f(first, size, tile, tiles) for even parts of [0, count), each of at most Max.
@@ -84,8 +84,9 @@ void load_operands(const T* const (&rows)[Operand<T>::kDepth], typename Operand<
 // For each row i: out(i) += the sum over k in [0, depth) of factor(k, i) * operands(k), for
 // kTileVectors vectors. What was in out comes last: nothing waits for its loads, which a processor
 // that compares the lower 12 bits of addresses first may hold back until the tile before is stored.
+// Inline always: called, it is a twentieth slower.
 template <typename T, int Height, typename Out, typename Operands, typename Factor>
-void tile(int64_t depth, Out out, Operands operands, Factor factor) {
+[[gnu::always_inline]] inline void tile(int64_t depth, Out out, Operands operands, Factor factor) {
   using O = Operand<T>;
   using S = Simd<Sum<T>>;
   typename S::Vector sum[Height][kTileVectors] = {};
@@ -114,7 +115,7 @@ void tile(int64_t depth, Out out, Operands operands, Factor factor) {
 // quarter of its speed.
 template <typename T, int Rows, int Kept>
 [[gnu::noinline]] void dot_tile(Panels<T> g, const T* const* w, const T* const* ahead,
-                                Share<T> share, int64_t stride, bool add,
+                                Share<kPanel<T>, T> share, int64_t stride, bool add,
                                 typename Simd<Sum<T>>::Vector* sums) {
   using O = Operand<T>;
   typename Simd<Sum<T>>::Vector sum[Rows][Kept];
@@ -173,22 +174,22 @@ const T* interleave_rows(const T* g, int64_t rows, T* scratch) {
 template <typename T>
 void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c) {
   constexpr int kDepth = Operand<T>::kDepth;
+  constexpr int64_t kWidth = kTileVectors * kSumLanes<T>;
   const auto block = [=](int64_t k) {
     return Units{units.ids + k, std::min(kFpUnits<T>, units.count - k)};
   };
-  for (int64_t k = 0; k < units.count; k += kFpUnits<T>) {
-    const Units now = block(k), next = block(k + kFpUnits<T> < units.count ? k + kFpUnits<T> : k);
-    for_tiles<kTileHeight>(rows, [&](int64_t row, auto height, int64_t number, int64_t tiles) {
+  // Whether a tile prefetches all is known to the compiler: nothing else fits beside the products.
+  const auto pass = [=](Units now, Units next, int64_t k, auto all) {
+    for_tiles<kTileHeight>(rows, [&](int64_t row, auto height, int64_t number, int64_t) {
       const T* factors = a + k * rows + row * kDepth;
-      constexpr int64_t kWidth = kTileVectors * kSumLanes<T>;
-      const Share<T> ahead(kWidth, number, tiles);
+      const Share<kWidth, T> share(number, all());
       for (int64_t column = 0; column < kPanel<T>; column += kWidth) {
         const auto operands = [=](int64_t k, auto* out) {
           const T* weights[kDepth];  // an odd unit's partner has a factor of zero
 #pragma GCC unroll 2
           for (int d = 0; d < kDepth; ++d) {
             const int64_t unit = k * kDepth + d;
-            ahead.prefetch(b + next.ids[std::min(unit, next.count - 1)] * kPanel<T> + column);
+            share.prefetch(b + next.ids[std::min(unit, next.count - 1)] * kPanel<T> + column);
             weights[d] =
                 b + now.ids[d == 0 ? unit : std::min(unit, now.count - 1)] * kPanel<T> + column;
           }
@@ -199,6 +200,14 @@ void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c) {
                           [=](int64_t k, int i) { return factors + (k * rows + i) * kDepth; });
       }
     });
+  };
+  for (int64_t k = 0; k < units.count; k += kFpUnits<T>) {
+    const Units now = block(k), next = block(k + kFpUnits<T> < units.count ? k + kFpUnits<T> : k);
+    if ((rows + kTileHeight - 1) / kTileHeight < Share<kWidth, T>::kLines) {
+      pass(now, next, k, std::true_type{});
+    } else {
+      pass(now, next, k, std::false_type{});
+    }
   }
 }
 
@@ -242,10 +251,11 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, Sum<
         ahead[i] = next < g.count ? weight(k + i, next) : weight(k + kept + i, 0);
       }
       for_tiles<kDotRows>(rows, [&](int64_t row, auto height, int64_t tile, int64_t tiles) {
+        const Share<kPanel<T>, T> share(tile, tiles < Share<kPanel<T>, T>::kLines);
         const Panels<T> gradients = {g.data + panel * g.stride + row * kPanel<T>, g.stride,
                                      next - panel};
-        dot_tile<T, height(), kept()>(gradients, now, ahead, Share<T>(kPanel<T>, tile, tiles),
-                                      w.stride, panel > 0, sums + row * kept);
+        dot_tile<T, height(), kept()>(gradients, now, ahead, share, w.stride, panel > 0,
+                                      sums + row * kept);
       });
     });
 
