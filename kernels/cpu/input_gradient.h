@@ -18,6 +18,7 @@ namespace structured_dropout {
 template <typename T>
 constexpr int64_t kBlockPanels = 20 * Operand<T>::kDepth;
 constexpr int64_t kBlockUnits = 165;
+static_assert(kBlockUnits % 2 == 1);
 
 // dx [rows, units] += scale * gradients weight, kept units only; a thread owns a range of them.
 // gradients(group, panel, count) gives so many panels of the gradients of a group's rows
@@ -45,7 +46,9 @@ void input_gradient(const W* weight, int64_t units, const Columns<Sum<T>>& colum
     parallel(units, cost, [&](int64_t begin, int64_t end) {
       const Scratch<T> weights(kBlockPanels<T> * kBlockUnits * kPanel<T>);
       for_parts(begin, end, kBlockUnits, [&](int64_t first, int64_t last) {
-        const Panels<T> w = {weights.get(), (last - first) * kPanel<T>, count};
+        // An odd number of units from panel to panel: else those of a power of two would all fall
+        // into the same sets of the L1 cache.
+        const Panels<T> w = {weights.get(), ((last - first) | 1) * kPanel<T>, count};
         for (int64_t p = 0; p < count; ++p) {
           pack_panel(weight, units, columns, panel + p, first, last, weights.get() + p * w.stride);
         }

@@ -22,7 +22,7 @@ constexpr int kDotUnits = kVectorRegisters == 32 ? 6 : 3;
 // kept units of a panel in FP, so many panels of a tile's units in BP. Meanwhile those that follow
 // are prefetched: kept units lie too far apart for the processor to see a stream.
 template <typename T>
-constexpr int64_t kFpUnits = 64 * Operand<T>::kDepth;
+constexpr int64_t kFpUnits = (kVectorBytes == 64 ? 128 : 64) * Operand<T>::kDepth;
 template <typename T>
 constexpr int64_t kBpPanels = 10 * Operand<T>::kDepth;
 
@@ -35,11 +35,36 @@ void with_constant(int64_t size, F f) {
   f(std::integral_constant<int, Max>{});
 }
 
-// Calls f(first, size) for even parts of [0, count), each of at most Max.
+// What one of the tiles that pass over the same weights prefetches of those that follow, of each
+// Count values: a line, where there is a tile for each, else all. Prefetches take the processor's
+// few buffers for lines under way from its loads.
+template <int64_t Count, typename T>
+class Share {
+ public:
+  static constexpr int64_t kLines = Count * sizeof(T) / 64;
+
+  Share(int64_t tile, bool all)
+      : all_(all), offset_(std::min(tile, kLines - 1) * (Count / kLines)) {}
+
+  void prefetch(const T* values) const {
+    if (all_) [[unlikely]]
+      return structured_dropout::prefetch<Count>(values);
+    __builtin_prefetch(values + offset_, 0, 2);
+  }
+
+ private:
+  bool all_;
+  int64_t offset_;
+};
+
+// Calls f(first, size, tile, tiles) for even parts of [0, count), each of at most Max.
 template <int Max, typename F>
 void for_tiles(int64_t count, F f) {
+  const int64_t tiles = (count + Max - 1) / Max;
+  int64_t tile = 0;
   for_parts(0, count, Max, [&](int64_t first, int64_t last) {
-    with_constant<Max>(last - first, [&](auto size) { f(first, size); });
+    with_constant<Max>(last - first, [&](auto size) { f(first, size, tile, tiles); });
+    ++tile;
   });
 }
 
@@ -57,17 +82,14 @@ void load_operands(const T* const (&rows)[Operand<T>::kDepth], typename Operand<
 }
 
 // For each row i: out(i) += the sum over k in [0, depth) of factor(k, i) * operands(k), for
-// kTileVectors vectors.
+// kTileVectors vectors. What was in out comes last: nothing waits for its loads, which a processor
+// that compares the lower 12 bits of addresses first may hold back until the tile before is stored.
+// Inline always: called, it is a twentieth slower.
 template <typename T, int Height, typename Out, typename Operands, typename Factor>
-void tile(int64_t depth, Out out, Operands operands, Factor factor) {
+[[gnu::always_inline]] inline void tile(int64_t depth, Out out, Operands operands, Factor factor) {
   using O = Operand<T>;
   using S = Simd<Sum<T>>;
-  typename S::Vector sum[Height][kTileVectors];
-#pragma GCC unroll 8
-  for (int i = 0; i < Height; ++i) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kTileVectors; ++v) sum[i][v] = S::load(out(i) + v * S::kLanes);
-  }
+  typename S::Vector sum[Height][kTileVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     typename O::Vector values[kTileVectors];
     operands(k, values);
@@ -81,7 +103,10 @@ void tile(int64_t depth, Out out, Operands operands, Factor factor) {
 #pragma GCC unroll 8
   for (int i = 0; i < Height; ++i) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kTileVectors; ++v) S::store(out(i) + v * S::kLanes, sum[i][v]);
+    for (int v = 0; v < kTileVectors; ++v) {
+      Sum<T>* to = out(i) + v * S::kLanes;
+      S::store(to, S::load(to) + sum[i][v]);
+    }
   }
 }
 
@@ -90,7 +115,8 @@ void tile(int64_t depth, Out out, Operands operands, Factor factor) {
 // quarter of its speed.
 template <typename T, int Rows, int Kept>
 [[gnu::noinline]] void dot_tile(Panels<T> g, const T* const* w, const T* const* ahead,
-                                int64_t stride, bool add, typename Simd<Sum<T>>::Vector* sums) {
+                                Share<kPanel<T>, T> share, int64_t stride, bool add,
+                                typename Simd<Sum<T>>::Vector* sums) {
   using O = Operand<T>;
   typename Simd<Sum<T>>::Vector sum[Rows][Kept];
 #pragma GCC unroll 8
@@ -100,7 +126,7 @@ template <typename T, int Rows, int Kept>
       sum[i][k] = add ? sums[i * Kept + k] : typename Simd<Sum<T>>::Vector{};
   }
   for (int64_t panel = 0; panel < g.count; ++panel) {
-    for (int k = 0; k < Kept; ++k) prefetch<kPanel<T>>(ahead[k] + panel * stride);
+    for (int k = 0; k < Kept; ++k) share.prefetch(ahead[k] + panel * stride);
     for (int64_t column = 0; column < kPanel<T>; column += O::kLanes) {
       typename O::Vector weight[Kept];
 #pragma GCC unroll 8
@@ -148,21 +174,22 @@ const T* interleave_rows(const T* g, int64_t rows, T* scratch) {
 template <typename T>
 void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c) {
   constexpr int kDepth = Operand<T>::kDepth;
+  constexpr int64_t kWidth = kTileVectors * kSumLanes<T>;
   const auto block = [=](int64_t k) {
     return Units{units.ids + k, std::min(kFpUnits<T>, units.count - k)};
   };
-  for (int64_t k = 0; k < units.count; k += kFpUnits<T>) {
-    const Units now = block(k), next = block(k + kFpUnits<T> < units.count ? k + kFpUnits<T> : k);
-    for_tiles<kTileHeight>(rows, [&](int64_t row, auto height) {
+  // Whether a tile prefetches all is known to the compiler: nothing else fits beside the products.
+  const auto pass = [=](Units now, Units next, int64_t k, auto all) {
+    for_tiles<kTileHeight>(rows, [&](int64_t row, auto height, int64_t number, int64_t) {
       const T* factors = a + k * rows + row * kDepth;
-      constexpr int64_t kWidth = kTileVectors * kSumLanes<T>;
+      const Share<kWidth, T> share(number, all());
       for (int64_t column = 0; column < kPanel<T>; column += kWidth) {
         const auto operands = [=](int64_t k, auto* out) {
           const T* weights[kDepth];  // an odd unit's partner has a factor of zero
 #pragma GCC unroll 2
           for (int d = 0; d < kDepth; ++d) {
             const int64_t unit = k * kDepth + d;
-            prefetch<kWidth>(b + next.ids[std::min(unit, next.count - 1)] * kPanel<T> + column);
+            share.prefetch(b + next.ids[std::min(unit, next.count - 1)] * kPanel<T> + column);
             weights[d] =
                 b + now.ids[d == 0 ? unit : std::min(unit, now.count - 1)] * kPanel<T> + column;
           }
@@ -173,6 +200,14 @@ void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c) {
                           [=](int64_t k, int i) { return factors + (k * rows + i) * kDepth; });
       }
     });
+  };
+  for (int64_t k = 0; k < units.count; k += kFpUnits<T>) {
+    const Units now = block(k), next = block(k + kFpUnits<T> < units.count ? k + kFpUnits<T> : k);
+    if ((rows + kTileHeight - 1) / kTileHeight < Share<kWidth, T>::kLines) {
+      pass(now, next, k, std::true_type{});
+    } else {
+      pass(now, next, k, std::false_type{});
+    }
   }
 }
 
@@ -182,14 +217,12 @@ void wg(const T* a, int64_t rows, const T* g, Units units, Sum<T>* d) {
   alignas(kVectorBytes) T scratch[kMaxGroupRows * kPanel<T>];
   const T* gradients = interleave_rows(g, rows, scratch);
   const int64_t depth = (rows + O::kDepth - 1) / O::kDepth;
-  for_tiles<kTileHeight>(units.count, [&](int64_t k, auto height) {
+  for_tiles<kTileHeight>(units.count, [&](int64_t k, auto height, int64_t, int64_t) {
     const int32_t* ids = units.ids + k;
     const T* factors = a + k * depth * O::kDepth;
-    const int64_t last = units.count - k - 1;
     for (int64_t column = 0; column < kPanel<T>; column += kTileVectors * kSumLanes<T>) {
       const auto out = [=](int64_t i) { return d + ids[i] * kPanel<T> + column; };
       const auto operands = [=](int64_t pair, auto* by_sum) {
-        prefetch_to_write<kTileVectors * kSumLanes<T>>(out(std::min(height + pair, last)));
         const T* from = gradients + (pair * kPanel<T> + column) * O::kDepth;
 #pragma GCC unroll 8
         for (int v = 0; v < kTileVectors; ++v) by_sum[v] = O::load(from + v * O::kLanes);
@@ -208,7 +241,7 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, Sum<
   const auto weight = [=](int64_t k, int64_t panel) {
     return w.data + (units.ids[std::min(k, units.count - 1)] - first) * w.unit + panel * w.stride;
   };
-  for_tiles<kDotUnits>(units.count, [&](int64_t k, auto kept) {
+  for_tiles<kDotUnits>(units.count, [&](int64_t k, auto kept, int64_t, int64_t) {
     typename S::Vector sums[kMaxGroupRows * kDotUnits + S::kLanes];  // [rows][kept], then zeros
     std::fill_n(sums + rows * kept, S::kLanes, typename S::Vector{});
     for_parts(0, g.count, kBpPanels<T>, [&](int64_t panel, int64_t next) {
@@ -217,10 +250,11 @@ void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, Sum<
         now[i] = weight(k + i, panel);
         ahead[i] = next < g.count ? weight(k + i, next) : weight(k + kept + i, 0);
       }
-      for_tiles<kDotRows>(rows, [&](int64_t row, auto height) {
+      for_tiles<kDotRows>(rows, [&](int64_t row, auto height, int64_t tile, int64_t tiles) {
+        const Share<kPanel<T>, T> share(tile, tiles < Share<kPanel<T>, T>::kLines);
         const Panels<T> gradients = {g.data + panel * g.stride + row * kPanel<T>, g.stride,
                                      next - panel};
-        dot_tile<T, height(), kept()>(gradients, now, ahead, w.stride, panel > 0,
+        dot_tile<T, height(), kept()>(gradients, now, ahead, share, w.stride, panel > 0,
                                       sums + row * kept);
       });
     });

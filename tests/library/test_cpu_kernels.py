@@ -7,20 +7,25 @@ import sys
 from pathlib import Path
 
 import pytest
+import reference
 import torch
 from cases import dtypes_of
+from comparison import agree, agree_on_layer
 from threads import torch_threads
 
 from structured_dropout import (
     Case,
     DropoutPolicy,
+    Packing,
     SiteDropout,
     StructuredLinear,
     StructuredLSTM,
     UnitMask,
+    backends,
 )
 from structured_dropout.backends.cpu import build, operators
 from structured_dropout.backends.operators.arguments import pack_masks
+from structured_dropout.masks import draw
 
 NR_RH_ST = DropoutPolicy(nr=SiteDropout(Case.III, 0.5), rh=SiteDropout(Case.III, 0.5))
 ROOT = Path(__file__).parents[2]
@@ -74,6 +79,23 @@ def test_opcheck_of_the_backward_operators(ops):
     y, h_n, c_n, gates, cells = ops.lstm_fp(x, h_0, c_0, weights, *sequence)
     torch.library.opcheck(ops.lstm_bp.default, (x, y, h_n, c_n, weights, gates, cells, *sequence))
     torch.library.opcheck(ops.lstm_wg.default, (x, h_0, y, torch.randn_like(gates), *sequence))
+
+
+@pytest.mark.parametrize("dtype", dtypes_of("cpu"))
+def test_sizes_beyond_every_block_of_the_products(dtype):
+    """Several blocks of kept units and of panels, in groups of every number of tiles."""
+    for batch in (1, 7, 16, 20, 47):
+        packing = Packing.padded(2, batch)
+        torch.manual_seed(0)
+        site = SiteDropout(Case.III, 0.2)
+        mask = draw(site, steps=2, batch=batch, units=601, like=torch.empty(0))
+        tensors = [torch.randn(2 * batch, 601), torch.randn(1600, 601), torch.randn(1600)]
+
+        def masked(f, mask=mask, packing=packing):
+            return lambda x, w, b: f(x, w, b, mask, packing)
+
+        agree(masked(backends.get("cpu").linear), masked(reference.linear), tensors, dtype)
+    agree_on_layer("cpu", NR_RH_ST, Packing((20, 20, 7)), (70, 333), dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", dtypes_of("cpu"))
