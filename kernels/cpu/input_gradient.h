@@ -10,6 +10,7 @@
 #include "pack.h"
 #include "parallel.h"
 #include "products.h"
+#include "weights.h"
 
 namespace structured_dropout {
 
@@ -18,15 +19,14 @@ namespace structured_dropout {
 template <typename T>
 constexpr int64_t kBlockPanels = 20 * Operand<T>::kDepth;
 constexpr int64_t kBlockUnits = 165;
-static_assert(kBlockUnits % 2 == 1);
+static_assert(panel_units(kBlockUnits) == kBlockUnits);
 
 // dx [rows, units] += scale * gradients weight, kept units only; a thread owns a range of them.
 // gradients(group, panel, count) gives so many panels of the gradients of a group's rows
 // [panel][rows][kPanel], which stay until it is called for the same group again.
-template <typename T, typename W, typename Gradients>
-void input_gradient(const W* weight, int64_t units, const Columns<Sum<T>>& columns,
-                    const Groups& groups, Sum<T> scale, const Gradients& gradients, Sum<T>* dx) {
-  const int64_t panels = columns.panels();
+template <typename T, typename Weight, typename Gradients>
+void input_gradient(const Weight& weight, int64_t units, int64_t panels, const Groups& groups,
+                    Sum<T> scale, const Gradients& gradients, Sum<T>* dx) {
   std::vector<int64_t> places = {0};
   for (const Group& g : groups)
     places.push_back(places.back() + arranged_elements<T>(g.rows, kBlockPanels<T>));
@@ -44,14 +44,9 @@ void input_gradient(const W* weight, int64_t units, const Columns<Sum<T>>& colum
     });
     const double cost = double(groups.elements()) / std::max<int64_t>(units, 1) * count * kPanel<T>;
     parallel(units, cost, [&](int64_t begin, int64_t end) {
-      const Scratch<T> weights(kBlockPanels<T> * kBlockUnits * kPanel<T>);
+      const Scratch<T> packed(kBlockPanels<T> * kBlockUnits * kPanel<T>);
       for_parts(begin, end, kBlockUnits, [&](int64_t first, int64_t last) {
-        // An odd number of units from panel to panel: else those of a power of two would all fall
-        // into the same sets of the L1 cache.
-        const Panels<T> w = {weights.get(), ((last - first) | 1) * kPanel<T>, count};
-        for (int64_t p = 0; p < count; ++p) {
-          pack_panel(weight, units, columns, panel + p, first, last, weights.get() + p * w.stride);
-        }
+        const Panels<T> w = weight(panel, count, first, last, packed.get());
         for (int64_t i = 0; i < groups.size(); ++i) {
           const Group& g = groups[i];
           bp(arranged[i], g.rows, w, first, g.units.between(first, last), scale, dx + g.row * units,

@@ -15,6 +15,7 @@
 #include "products.h"
 #include "sequence.h"
 #include "weight_gradient.h"
+#include "weights.h"
 
 namespace structured_dropout {
 namespace {
@@ -26,6 +27,15 @@ StepMask input_mask(const char* name, const at::Tensor& rows, at::IntArrayRef si
   TORCH_CHECK(sequence.rows() == rows.size(0), name, " has ", rows.size(0),
               " rows, the steps of sizes have ", sequence.rows());
   return unpack_masks(sequence, masks, units)[0];
+}
+
+template <typename T>
+void check_packed(const at::Tensor& packed, const at::Tensor& activations, int64_t units,
+                  int64_t outputs) {
+  check_like("packed", packed, activations,
+             {Columns<Sum<T>>::linear(outputs).panels(), panel_units(units), kPanel<T>});
+  TORCH_CHECK(packed.is_contiguous(), "packed is not what pack_weight gives: it has strides ",
+              packed.strides());
 }
 
 // A few panels at a time of y [rows, outputs], as [panel][rows][kPanel]; padding is zero.
@@ -79,39 +89,40 @@ void store_panel(const Sum<T>* sums, const Columns<Sum<T>>& columns, int64_t out
   }
 }
 
-template <typename T, typename W>
-void fp(const T* x, const W* weight, const W* bias, int64_t rows, int64_t units, int64_t outputs,
-        const Groups& groups, Sum<T> scale, T* y) {
+template <typename T, typename Weight, typename Bias>
+void fp(const T* x, const Weight& weight, const Bias* bias, int64_t rows, int64_t units,
+        int64_t outputs, const Groups& groups, Sum<T> scale, T* y) {
   const auto columns = Columns<Sum<T>>::linear(outputs);
   const Scratch<T> gathered =
       gather_groups(row_pointers(x, rows, units), groups, scale, gather_units<T>);
   parallel(columns.panels(), double(groups.elements()) * kPanel<T>,
            [&](int64_t begin, int64_t end) {
-             const Scratch<T> weights(units * kPanel<T>);
+             const Scratch<T> packed(panel_units(units) * kPanel<T>);
              const Scratch<Sum<T>> sums(kMaxGroupRows * kPanel<T>), biases(kPanel<T>);
              for (int64_t panel = begin; panel < end; ++panel) {
-               pack_panel(weight, units, columns, panel, 0, units, weights.get());
+               const Panels<T> weights = weight(panel, 1, 0, units, packed.get());
                pack_vector(bias, columns, panel, biases.get());
                for (const Group& g : groups) {
                  for (int64_t row = 0; row < g.rows; ++row) {
                    prefetch_to_write<kPanel<T>>(y + (g.row + row) * outputs + panel * kPanel<T>);
                    std::copy_n(biases.get(), kPanel<T>, sums.get() + row * kPanel<T>);
                  }
-                 fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums.get());
+                 fp(gathered.get() + g.offset, g.rows, weights.data, g.units, sums.get());
                  store_panel(sums.get(), columns, outputs, panel, g.rows, y + g.row * outputs);
                }
              }
            });
 }
 
-template <typename T, typename W>
-void bp(const T* dy, const W* weight, int64_t rows, int64_t units, int64_t outputs,
+template <typename T, typename Weight>
+void bp(const T* dy, const Weight& weight, int64_t rows, int64_t units, int64_t outputs,
         const Groups& groups, Sum<T> scale, Sum<T>* dx) {
   const PanelsOf<T> panels(dy, rows, outputs, kBlockPanels<T>);
   const auto gradients = [&](const Group& g, int64_t panel, int64_t count) {
     return panels(g.row, g.rows, panel, count);
   };
-  input_gradient<T>(weight, units, Columns<Sum<T>>::linear(outputs), groups, scale, gradients, dx);
+  input_gradient<T>(weight, units, Columns<Sum<T>>::linear(outputs).panels(), groups, scale,
+                    gradients, dx);
 }
 
 template <typename T>
@@ -148,9 +159,10 @@ at::Tensor linear_fp(const at::Tensor& x_, const at::Tensor& weight_,
   const StepMask mask = input_mask("x", x, sizes, masks, units);
   at::Tensor y = empty({x.size(0), outputs}, x.options());
   dispatch(x, weight, [&]<typename T, typename W>() {
-    fp(x.const_data_ptr<T>(), weight.const_data_ptr<W>(),
-       bias.defined() ? bias.const_data_ptr<W>() : nullptr, x.size(0), units, outputs,
-       mask.sequence(), mask.scale(), y.data_ptr<T>());
+    const PlainWeight<T, W> plain = {weight.const_data_ptr<W>(), units,
+                                     Columns<Sum<T>>::linear(outputs)};
+    fp(x.const_data_ptr<T>(), plain, bias.defined() ? bias.const_data_ptr<W>() : nullptr, x.size(0),
+       units, outputs, mask.sequence(), mask.scale(), y.data_ptr<T>());
   });
   return y;
 }
@@ -166,8 +178,62 @@ at::Tensor linear_bp(const at::Tensor& dy_, const at::Tensor& weight_, at::IntAr
   const StepMask mask = input_mask("dy", dy, sizes, masks, units);
   at::Tensor dx = at::zeros({dy.size(0), units}, dy.options().dtype(sum_type(dy)));
   dispatch(dy, weight, [&]<typename T, typename W>() {
-    bp(dy.const_data_ptr<T>(), weight.const_data_ptr<W>(), dy.size(0), units, outputs,
-       mask.sequence(), mask.scale(), dx.data_ptr<Sum<T>>());
+    const PlainWeight<T, W> plain = {weight.const_data_ptr<W>(), units,
+                                     Columns<Sum<T>>::linear(outputs)};
+    bp(dy.const_data_ptr<T>(), plain, dy.size(0), units, outputs, mask.sequence(), mask.scale(),
+       dx.data_ptr<Sum<T>>());
+  });
+  return dx.to(dy.scalar_type());
+}
+
+at::Tensor pack_weight(const at::Tensor& weight_) {
+  check_matrix("weight", weight_);
+  const at::Tensor weight = weight_.contiguous();
+  const int64_t units = weight.size(1);
+  at::Tensor packed;
+  dispatch(weight, [&]<typename T>() {
+    const auto columns = Columns<Sum<T>>::linear(weight.size(0));
+    packed = empty({columns.panels(), panel_units(units), kPanel<T>}, weight.options());
+    const PlainWeight<T, T> plain = {weight.const_data_ptr<T>(), units, columns};
+    parallel(columns.panels(), double(units) * kPanel<T>, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; ++panel)
+        plain(panel, 1, 0, units, packed.data_ptr<T>() + panel * panel_units(units) * kPanel<T>);
+    });
+  });
+  return packed;
+}
+
+at::Tensor packed_fp(const at::Tensor& x_, const at::Tensor& packed, int64_t outputs,
+                     at::IntArrayRef sizes, at::TensorList masks) {
+  check_activations("x", x_);
+  check_matrix("x", x_);
+  const at::Tensor x = x_.contiguous();
+  const int64_t units = x.size(1);
+  const StepMask mask = input_mask("x", x, sizes, masks, units);
+  at::Tensor y = empty({x.size(0), outputs}, x.options());
+  dispatch(x, [&]<typename T>() {
+    check_packed<T>(packed, x, units, outputs);
+    const PackedWeight<T> weight = {packed.const_data_ptr<T>(), units};
+    const T* no_bias = nullptr;
+    fp(x.const_data_ptr<T>(), weight, no_bias, x.size(0), units, outputs, mask.sequence(),
+       mask.scale(), y.data_ptr<T>());
+  });
+  return y;
+}
+
+at::Tensor packed_bp(const at::Tensor& dy_, const at::Tensor& packed, int64_t units,
+                     at::IntArrayRef sizes, at::TensorList masks) {
+  check_activations("dy", dy_);
+  check_matrix("dy", dy_);
+  const at::Tensor dy = dy_.contiguous();
+  const int64_t outputs = dy.size(1);
+  const StepMask mask = input_mask("dy", dy, sizes, masks, units);
+  at::Tensor dx = at::zeros({dy.size(0), units}, dy.options().dtype(sum_type(dy)));
+  dispatch(dy, [&]<typename T>() {
+    check_packed<T>(packed, dy, units, outputs);
+    const PackedWeight<T> weight = {packed.const_data_ptr<T>(), units};
+    bp(dy.const_data_ptr<T>(), weight, dy.size(0), units, outputs, mask.sequence(), mask.scale(),
+       dx.data_ptr<Sum<T>>());
   });
   return dx.to(dy.scalar_type());
 }

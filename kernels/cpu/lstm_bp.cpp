@@ -18,6 +18,7 @@
 #include "pack.h"
 #include "parallel.h"
 #include "products.h"
+#include "weights.h"
 
 namespace structured_dropout {
 namespace {
@@ -173,7 +174,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
         return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, g.row),
                          layout.rows * kPanel<T>, count};
       };
-      input_gradient<T>(w_ih[d], input, layout.columns, layer.nr().sequence(), layer.nr().scale(),
+      const PlainWeight<T, W> weight = {w_ih[d], input, layout.columns};
+      input_gradient<T>(weight, input, layout.panels, layer.nr().sequence(), layer.nr().scale(),
                         in_place, dx.data_ptr<Sum<T>>());
     }
   });

@@ -11,6 +11,9 @@ TORCH_LIBRARY(structured_dropout, m) {
   m.def(
       "linear_wg(Tensor x, Tensor dy, int[] sizes, Tensor[] masks)"
       " -> (Tensor dweight, Tensor dbias)");
+  m.def("pack_weight(Tensor weight) -> Tensor");
+  m.def("packed_fp(Tensor x, Tensor packed, int outputs, int[] sizes, Tensor[] masks) -> Tensor");
+  m.def("packed_bp(Tensor dy, Tensor packed, int units, int[] sizes, Tensor[] masks) -> Tensor");
   m.def(
       "lstm_fp(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int[] sizes, Tensor[] masks)"
       " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
@@ -35,6 +38,9 @@ TORCH_LIBRARY_IMPL(structured_dropout, CPU, m) {
   m.impl("linear_fp", structured_dropout::linear_fp);
   m.impl("linear_bp", structured_dropout::linear_bp);
   m.impl("linear_wg", structured_dropout::linear_wg);
+  m.impl("pack_weight", structured_dropout::pack_weight);
+  m.impl("packed_fp", structured_dropout::packed_fp);
+  m.impl("packed_bp", structured_dropout::packed_bp);
   m.impl("lstm_fp", structured_dropout::lstm_fp);
   m.impl("lstm_bp", structured_dropout::lstm_bp);
   m.impl("lstm_wg", structured_dropout::lstm_wg);

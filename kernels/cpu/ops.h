@@ -26,6 +26,14 @@ at::Tensor linear_bp(const at::Tensor& dy, const at::Tensor& weight, at::IntArra
 std::tuple<at::Tensor, at::Tensor> linear_wg(const at::Tensor& x, const at::Tensor& dy,
                                              at::IntArrayRef sizes, at::TensorList masks);
 
+// The same y, without bias, and input gradient for a weight that many calls share: packed by
+// pack_weight, of so many outputs or units.
+at::Tensor pack_weight(const at::Tensor& weight);
+at::Tensor packed_fp(const at::Tensor& x, const at::Tensor& packed, int64_t outputs,
+                     at::IntArrayRef sizes, at::TensorList masks);
+at::Tensor packed_bp(const at::Tensor& dy, const at::Tensor& packed, int64_t units,
+                     at::IntArrayRef sizes, at::TensorList masks);
+
 // One LSTM layer over a packed sequence: y, h_n, c_n, and what its backward needs: activated gates
 // and cells by panel.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout import backends
-from structured_dropout.backends.base import Backend
+from structured_dropout.backends.base import Backend, StepProducts
 from structured_dropout.derivatives import differentiable_once, differentiable_twice
 from structured_dropout.masks import Mask, Packing, check_fit
 from structured_dropout.phases import phase
@@ -46,12 +46,12 @@ class StepLinear:
         backend: str,
     ) -> None:
         check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
-        self._backend = backends.get(backend)
+        computes = backends.get(backend)
         dtype = of_products(weight)
         self._weight = weight.detach().to(dtype)
-        self._mask = self._backend.of_steps(mask, self._weight)
+        self._products = computes.step_products(self._weight, mask)
         self._bias = None if bias is None else bias.detach()
-        slots = _WeightGradient.apply(weight, bias, mask, steps, batch, self._backend, dtype)  # type: ignore[no-untyped-call]
+        slots = _WeightGradient.apply(weight, bias, mask, steps, batch, computes, dtype)  # type: ignore[no-untyped-call]
         self._slots = dict(enumerate(zip(slots[::2], slots[1::2], strict=True)))
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
@@ -63,10 +63,9 @@ class StepLinear:
         slots = self._slots.pop(step, None)
         if slots is None:
             raise ValueError(f"step {step} was called before, or is not one of the sequence")
-        mask = None if self._mask is None else self._mask.at(step)
-        x = x.to(self._weight.dtype)
         with without_autocast(x.device):
-            y: Tensor = _Step.apply(x, *slots, self._weight, self._bias, mask, self._backend)  # type: ignore[no-untyped-call]
+            x = x.to(self._weight.dtype)
+            y: Tensor = _Step.apply(x, *slots, self._weight, self._bias, self._products, step)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -133,24 +132,25 @@ class _Step(torch.autograd.Function):
         dy_slot: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        mask: Mask | None,
-        backend: Backend,
+        products: StepProducts,
+        step: int,
     ) -> Tensor:
+        # The products have the weight; saved, it cannot change unnoticed before the backward.
         ctx.save_for_backward(x, weight)
-        ctx.rest = backend, mask
+        ctx.rest = products, step
         with phase("fp"):
-            y = backend.fp(x, weight, mask, Packing.padded(1, len(x)))
+            y = products.fp(x, step)
             return y if bias is None else y.add_(bias)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        backend, mask = ctx.rest
+        x, _ = ctx.saved_tensors
+        products, step = ctx.rest
         dx = None
         if ctx.needs_input_grad[0]:
             with phase("bp"):
-                dx = backend.bp(dy, weight, mask, Packing.padded(1, len(x)))
+                dx = products.bp(dy, step)
         return dx, x, dy, None, None, None, None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,16 @@ from structured_dropout.layer import LayerMasks, LayerOutput, Weights
 from structured_dropout.masks import Mask, Packing
 from structured_dropout.phases import phase
 from structured_dropout.policy import DropoutPolicy
+
+
+class StepProducts(Protocol):
+    """FP and BP of one weight [out, in], step by step, each under the mask of its step."""
+
+    def fp(self, x: Tensor, step: int) -> Tensor:
+        """y [rows, out] of a step's x [rows, in]."""
+
+    def bp(self, dy: Tensor, step: int) -> Tensor:
+        """dx [rows, in] of a step's dy [rows, out]."""
 
 
 class Backend(ABC):
@@ -70,6 +80,10 @@ class Backend(ABC):
         """
         return mask
 
+    def step_products(self, weight: Tensor, mask: Mask | None) -> StepProducts:
+        """Of a weight that stays as it is through all steps of a sequence, and of its mask."""
+        return _StepByStep(self, weight, self.of_steps(mask, weight))
+
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
     ) -> Tensor:
@@ -113,6 +127,21 @@ def inside_cell(policy: DropoutPolicy) -> str | None:
             "which dense alone computes"
         )
     return None
+
+
+class _StepByStep(NamedTuple):
+    backend: Backend
+    weight: Tensor
+    mask: Mask | None
+
+    def fp(self, x: Tensor, step: int) -> Tensor:
+        return self.backend.fp(x, self.weight, self._at(step), Packing.padded(1, len(x)))
+
+    def bp(self, dy: Tensor, step: int) -> Tensor:
+        return self.backend.bp(dy, self.weight, self._at(step), Packing.padded(1, len(dy)))
+
+    def _at(self, step: int) -> Mask | None:
+        return None if self.mask is None else self.mask.at(step)
 
 
 class _Linear(torch.autograd.Function):
@@ -174,7 +203,7 @@ class _Direction(torch.autograd.Function):
         hidden = w_hh.shape[1]
         wide = torch.promote_types(x.dtype, torch.float32)
         w_ih, w_hh = w_ih.to(x.dtype), w_hh.to(x.dtype)
-        rh_by_step = backend.of_steps(rh, x)
+        products = backend.step_products(w_hh, rh)
         with phase("fp"):
             gates = backend.fp(x, w_ih, nr, packing).to(wide)
             if b_ih is not None and b_hh is not None:
@@ -187,8 +216,7 @@ class _Direction(torch.autograd.Function):
                 rows, n = packing.rows(t), packing.sizes[t]
                 h_before[rows], c_before[rows] = h[:n], c[:n]
                 gate = gates[rows]
-                mask = rh_by_step and rh_by_step.at(t)
-                gate += backend.fp(h[:n].to(x.dtype), w_hh, mask, Packing.padded(1, n))
+                gate += products.fp(h[:n].to(x.dtype), t)
                 gate[:, : 2 * hidden].sigmoid_()
                 gate[:, 2 * hidden : 3 * hidden].tanh_()
                 gate[:, 3 * hidden :].sigmoid_()
@@ -197,14 +225,14 @@ class _Direction(torch.autograd.Function):
                 torch.mul(o, c_after[rows].tanh(), out=y[rows])  # eq. 6
                 h[:n], c[:n] = y[rows], c_after[rows]
         ctx.save_for_backward(x, w_ih, w_hh, gates, h_before, c_before, c_after)
-        ctx.rest = backend, nr, rh, rh_by_step, packing, reverse
+        ctx.rest = backend, nr, rh, products, packing, reverse
         return y.to(x.dtype), h.to(h_0.dtype), c.to(c_0.dtype)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dy: Tensor, dh_n: Tensor, dc_n: Tensor) -> tuple[Tensor | None, ...]:
-        x, w_ih, w_hh, gates, h_before, c_before, c_after = ctx.saved_tensors
-        backend, nr, rh, rh_by_step, packing, reverse = ctx.rest
+        x, w_ih, _, gates, h_before, c_before, c_after = ctx.saved_tensors
+        backend, nr, rh, products, packing, reverse = ctx.rest
         with phase("bp"):
             i, f, g, o = gates.chunk(4, dim=1)
             tanh_c = c_after.tanh()
@@ -213,7 +241,7 @@ class _Direction(torch.autograd.Function):
             slope = torch.cat(
                 (g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)),
                 dim=1,
-            ).view(len(x), 4, w_hh.shape[1])
+            ).view(len(x), 4, h_before.shape[1])
             dc_dh = o * (1 - tanh_c * tanh_c)
             dh, dc = dh_n.to(gates.dtype, copy=True), dc_n.to(gates.dtype, copy=True)
             dgates = torch.empty_like(slope)
@@ -225,8 +253,7 @@ class _Direction(torch.autograd.Function):
                 torch.mul(slope[rows, 3], dh[:n], out=dgates[rows, 3])
                 dc[:n] *= f[rows]
                 dgate = dgates[rows].flatten(1).to(x.dtype)
-                mask = rh_by_step and rh_by_step.at(t)
-                dh[:n] = backend.bp(dgate, w_hh, mask, Packing.padded(1, n))
+                dh[:n] = products.bp(dgate, t)
             dgates = dgates.flatten(1)
             dy = dgates.to(x.dtype)
             dx = backend.bp(dy, w_ih, nr, packing) if ctx.needs_input_grad[1] else None

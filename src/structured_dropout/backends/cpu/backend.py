@@ -3,9 +3,12 @@ in one call."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from structured_dropout.backends.base import StepProducts
 from structured_dropout.backends.cpu import build, operators
 from structured_dropout.backends.operators.arguments import flat_weights, pack_masks
 from structured_dropout.backends.operators.backend import OperatorBackend, skippable
@@ -66,6 +69,12 @@ class CpuBackend(OperatorBackend):
         dweight, _ = operators.load().linear_wg(x, dy, packing.sizes, pack_masks([mask]))
         return dweight
 
+    def step_products(self, weight: Tensor, mask: Mask | None) -> StepProducts:
+        if not isinstance(mask, UnitMask):
+            return super().step_products(weight, mask)
+        outputs, units = weight.shape
+        return _PackedProducts(operators.load().pack_weight(weight), outputs, units, mask)
+
     def lstm_layer(
         self,
         x: Tensor,
@@ -86,3 +95,23 @@ class CpuBackend(OperatorBackend):
                 pack_masks(to_skip),
             )
         return LayerOutput(y, h_n.to(h_0.dtype), c_n.to(c_0.dtype))
+
+
+class _PackedProducts(NamedTuple):
+    """The weight as ``pack_weight`` brings it into the kernels' layout: at each step anew, that
+    takes longer than the step's product."""
+
+    packed: Tensor
+    outputs: int
+    units: int
+    mask: UnitMask
+
+    def fp(self, x: Tensor, step: int) -> Tensor:
+        masks = pack_masks([self.mask.at(step)])
+        y: Tensor = operators.load().packed_fp(x, self.packed, self.outputs, [len(x)], masks)
+        return y
+
+    def bp(self, dy: Tensor, step: int) -> Tensor:
+        masks = pack_masks([self.mask.at(step)])
+        dx: Tensor = operators.load().packed_bp(dy, self.packed, self.units, [len(dy)], masks)
+        return dx

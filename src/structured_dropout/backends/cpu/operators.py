@@ -34,6 +34,9 @@ def load() -> Any:
                 for shape in ((dy.shape[1], x.shape[1]), (dy.shape[1],))
             ),
         ),
+        ("pack_weight", _packed_shape),
+        ("packed_fp", lambda x, packed, outputs, *_: x.new_empty(len(x), outputs)),
+        ("packed_bp", lambda dy, packed, units, *_: dy.new_empty(len(dy), units)),
         ("lstm_fp", _lstm_fp_shapes),
         ("lstm_bp", _lstm_bp_shapes),
         ("lstm_wg", _lstm_wg_shapes),
@@ -85,6 +88,12 @@ def _lstm_backward(
 def _summed(operand: Tensor) -> torch.dtype:
     """What products of such operands are summed in."""
     return torch.promote_types(operand.dtype, torch.float32)
+
+
+def _packed_shape(weight: Tensor) -> Tensor:
+    panel = 4 * load().vector_bytes() // _summed(weight).itemsize
+    outputs, units = weight.shape
+    return weight.new_empty(-(-outputs // panel), units | 1, panel)
 
 
 def _lstm_fp_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, ...]:

@@ -1,0 +1,44 @@
+// Where a product finds its weights by panel: packed as they are needed, or once for many products.
+#pragma once
+
+#include <cstdint>
+
+#include "pack.h"
+#include "products.h"
+
+namespace structured_dropout {
+
+// From one panel of so many units to the next, in units. An odd number: else the same units of all
+// panels would for a power of two fall into the same sets of the L1 cache.
+constexpr int64_t panel_units(int64_t units) { return units | 1; }
+
+// A weight [columns, units] in torch's layout.
+template <typename T, typename W>
+struct PlainWeight {
+  const W* data;
+  int64_t units;
+  Columns<Sum<T>> columns;
+
+  // So many panels of the units [first, last), in `place`, which has room for panel_units of them
+  // in each.
+  Panels<T> operator()(int64_t panel, int64_t count, int64_t first, int64_t last, T* place) const {
+    const Panels<T> panels = {place, panel_units(last - first) * kPanel<T>, count};
+    for (int64_t p = 0; p < count; ++p)
+      pack_panel(data, units, columns, panel + p, first, last, place + p * panels.stride);
+    return panels;
+  }
+};
+
+// A weight as pack_weight (ops.h) makes it: [panels][panel_units][kPanel].
+template <typename T>
+struct PackedWeight {
+  const T* data;
+  int64_t units;
+
+  Panels<T> operator()(int64_t panel, int64_t count, int64_t first, int64_t, T*) const {
+    const int64_t stride = panel_units(units) * kPanel<T>;
+    return {data + panel * stride + first * kPanel<T>, stride, count};
+  }
+};
+
+}  // namespace structured_dropout
