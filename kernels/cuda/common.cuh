@@ -8,6 +8,14 @@
 #endif
 static_assert(ROWS % 4 == 0, "rows are read in vectors of four");
 
+// What the products multiply; bfloat16 with float32 sums (mma.cuh).
+#ifndef OPERAND
+#define OPERAND float
+#endif
+struct bfloat16 {
+  unsigned short bits;
+};
+
 constexpr int kWarp = 32;
 
 // The units that one draw keeps, ascending; ids is null where nothing is dropped.
