@@ -35,6 +35,10 @@ __device__ inline Kept kept_units(const int* indices, const long long* offsets, 
   return {indices + begin, int(__ldg(offsets + draw + 1) - begin)};
 }
 
+__device__ inline float load(const float* from) { return __ldg(from); }
+__device__ inline void store(float* to, float v) { *to = v; }
+__device__ inline void store(float* to, float4 v) { *reinterpret_cast<float4*>(to) = v; }
+
 // Asks for the memory at p, to be read behind a barrier.
 __device__ inline void prefetch(const void* p) {
 #ifdef __CUDA_ARCH__

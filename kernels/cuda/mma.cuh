@@ -16,6 +16,22 @@ __device__ inline unsigned rounded_pair(float first, float second) {
   return rounded(first).bits | unsigned(rounded(second).bits) << 16;
 }
 
+__device__ inline float load(const bfloat16* from) {
+  return __uint_as_float(unsigned(from->bits) << 16);
+}
+__device__ inline void store(bfloat16* to, float v) { *to = rounded(v); }
+__device__ inline void store(bfloat16* to, float4 v) {
+  auto* pairs = reinterpret_cast<unsigned*>(to);
+  pairs[0] = rounded_pair(v.x, v.y);
+  pairs[1] = rounded_pair(v.z, v.w);
+}
+
+// Vectors of eight, 16 bytes.
+__device__ inline const float4* octets(const bfloat16* p) {
+  return reinterpret_cast<const float4*>(p);
+}
+__device__ inline float4* octets(bfloat16* p) { return reinterpret_cast<float4*>(p); }
+
 // Loads matrices [8][8] from shared memory, four or two: lane l gives the address of row l % 8 of
 // matrix l / 8, aligned to 16 bytes (beyond the last matrix: any), and gets of each matrix row
 // l / 4, its columns 2 * (l % 4) and the next; transposed, it gets of that column these rows.

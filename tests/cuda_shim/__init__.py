@@ -92,6 +92,9 @@ class ShimLauncher:
     def shared_limit(self, device: torch.device) -> int:
         return self._shared_limit
 
+    def multiplies_bfloat16(self, device: torch.device) -> bool:
+        return True
+
     def launch(
         self,
         source: str,

@@ -101,6 +101,11 @@ inline unsigned __float_as_uint(float value) {
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }
+inline float __uint_as_float(unsigned bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 // How the launcher calls a kernel: its parameters' kinds (to check the arguments) and a call with
