@@ -54,8 +54,8 @@ class StepProduct<bfloat16> {
       for (int begin = 0; begin < kept.count; begin += chunk) {
         const int count = min(chunk, kept.count - begin), padded = (count + 15) / 16 * 16;
         stage_units(kept, begin, count);
-        for (int item = threadIdx.x; item < padded * (kOctets); item += THREADS) {
-          const int i = item / (kOctets), octet = item % (kOctets);
+        for (int item = threadIdx.x; item < padded * kOctets; item += THREADS) {
+          const int i = item / kOctets, octet = item % kOctets;
           float4* to = octets(work + (octet * chunk + i) * 8);
           if (i < count) {
             const long long k = kept[begin + i];
