@@ -90,6 +90,7 @@ def test_backward_in_several_launches(monkeypatch, directions):
     [
         ({"multiprocessors": 1}, 5, 5),
         ({"multiprocessors": 40}, 9, 9),  # more of them than a tile of units
+        ({"multiprocessors": 40}, 90, 90),  # warps that share out the kept units
         ({"multiprocessors": 2, "shared_limit": 64 << 10}, 80, 80),  # more gates than warps
         ({"multiprocessors": 9, "shared_limit": 29280}, 150, 150),
         ({"multiprocessors": 9, "shared_limit": 29279}, 150, 25),  # a part of U fits

@@ -30,7 +30,7 @@ def pays(product: Phase, scale: float, dtype: torch.dtype = torch.float32) -> bo
 
     In bfloat16 that is arithmetic, not measured: the 20 rows of a step make 20 products of each
     weight that they load, which the L2 cache (5.5 TB/s on an H100) bounds to 110 TFLOP/s, where
-    cuBLAS reached 364 in TF32 already; and in WG sums would move, since each step keeps other units.
+    cuBLAS reached 364 in TF32 already; WG would move sums, since each step keeps other units.
     """
     in_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
     on_tensor_cores = in_tf32 or dtype == torch.bfloat16
