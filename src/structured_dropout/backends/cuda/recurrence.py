@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -53,6 +53,8 @@ class Recurrence:
     offsets: Tensor | None
     steps_per_draw: int
     scale: float
+
+    _units_together: ClassVar[int] = 1  # a block owns a multiple of so many
 
     @classmethod
     def of(
@@ -207,12 +209,9 @@ class Recurrence:
     def _owned(self) -> int:
         """Hidden units of a block: all blocks of a cooperative launch run at once, one a
         multiprocessor."""
-        return self._at_least
-
-    @property
-    def _at_least(self) -> int:
         blocks = max(1, launch.multiprocessors(self.weight.device) // self._directions)
-        return -(-self._hidden // blocks)
+        together = self._units_together
+        return -(-self._hidden // (blocks * together)) * together
 
     @cached_property
     def _blocks(self) -> int:

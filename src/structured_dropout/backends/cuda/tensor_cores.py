@@ -3,7 +3,7 @@ cut for tensor cores (step_bfloat16.cuh)."""
 
 from __future__ import annotations
 
-from functools import cached_property
+from typing import ClassVar
 
 from structured_dropout.backends.cuda import launch
 from structured_dropout.backends.cuda.recurrence import Block, Recurrence
@@ -18,6 +18,8 @@ _NEAR_CHUNK, _FAR_CHUNK = 768, 128
 class TensorCoreRecurrence(Recurrence):
     """As ``Recurrence``, with a bfloat16 weight whose rows have an even number of units, zeros at
     last: [directions, hidden, hidden + hidden % 2, 4]."""
+
+    _units_together: ClassVar[int] = 4  # whose gates are a side of a tensor core's product
 
     def _row_tile(self) -> int:
         """Few tiles, since each reads all weights, as even as vectors of eight rows allow."""
@@ -48,11 +50,6 @@ class TensorCoreRecurrence(Recurrence):
             )
         resident = min(self._hidden - 1, (limit - far) // of_unit)
         return Block(_THREADS, resident, far + resident * of_unit)
-
-    @cached_property
-    def _owned(self) -> int:
-        """A multiple of four units, whose gates are a side of a tensor core's product."""
-        return _up(self._at_least, 4)
 
 
 def _up(number: int, multiple: int) -> int:
