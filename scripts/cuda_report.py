@@ -24,11 +24,15 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
 # Each source with the macros that backends/cuda_*.py compile it with; the tests hold them against
 # what is launched.
 _TILES = tuple(f"ROWS={rows}" for rows in (4, 8, 12, 16, 20))
+_IN_BFLOAT16 = "OPERAND=bfloat16"
 VARIANTS: dict[str, list[tuple[str, ...]]] = {
     "ceilings.cu": [()],
-    "layout.cu": [()],
+    "layout.cu": [(), (_IN_BFLOAT16,)],
     "products.cu": [(), *((tile,) for tile in _TILES)],
-    "lstm.cu": [(tile, threads) for tile in _TILES for threads in ("THREADS=128", "THREADS=256")],
+    "lstm.cu": [
+        *((tile, threads) for tile in _TILES for threads in ("THREADS=128", "THREADS=256")),
+        *((f"ROWS={rows}", "THREADS=256", _IN_BFLOAT16) for rows in (8, 16, 24, 32)),
+    ],
 }
 
 

@@ -35,6 +35,9 @@ class Idle:
     def shared_limit(self, device: torch.device) -> int:
         return 227 << 10
 
+    def multiplies_bfloat16(self, device: torch.device) -> bool:
+        return True
+
 
 def main() -> None:
     torch.set_num_threads(1)

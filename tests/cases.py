@@ -20,7 +20,7 @@ def runs(name: str, policy: DropoutPolicy, dtype: torch.dtype = torch.float32) -
 def dtypes_of(name: str, policy: DropoutPolicy | None = None) -> list[torch.dtype]:
     """What a backend is held against the reference in: bfloat16, too, where its products are its
     own and not torch's."""
-    own = [torch.bfloat16] if name == "cpu" else []
+    own = [torch.bfloat16] if name in ("cpu", "cuda") else []
     return [
         dtype
         for dtype in (torch.float32, torch.float64, *own)

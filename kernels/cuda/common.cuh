@@ -8,6 +8,14 @@
 #endif
 static_assert(ROWS % 4 == 0, "rows are read in vectors of four");
 
+// What the products multiply; bfloat16 with float32 sums (mma.cuh).
+#ifndef OPERAND
+#define OPERAND float
+#endif
+struct bfloat16 {
+  unsigned short bits;
+};
+
 constexpr int kWarp = 32;
 
 // The units that one draw keeps, ascending; ids is null where nothing is dropped.
@@ -26,6 +34,10 @@ __device__ inline Kept kept_units(const int* indices, const long long* offsets, 
   const long long begin = __ldg(offsets + draw);
   return {indices + begin, int(__ldg(offsets + draw + 1) - begin)};
 }
+
+__device__ inline float load(const float* from) { return __ldg(from); }
+__device__ inline void store(float* to, float v) { *to = v; }
+__device__ inline void store(float* to, float4 v) { *reinterpret_cast<float4*>(to) = v; }
 
 // Asks for the memory at p, to be read behind a barrier.
 __device__ inline void prefetch(const void* p) {

@@ -20,14 +20,15 @@ __device__ int output_of(int column, int outputs, int gates) {
 
 // rows = weight, and zeros from column `outputs` to `padded`.
 extern "C" __global__ void __launch_bounds__(kTile* kTileRows)
-    by_unit(const float* __restrict__ weight, int outputs, int units, int gates, int padded,
-            int stride, int first, float* __restrict__ rows) {
-  __shared__ float tile[kTile][kTile + 1];  // the odd width keeps a column in different banks
+    by_unit(const OPERAND* __restrict__ weight, int outputs, int units, int gates, int padded,
+            int stride, int first, OPERAND* __restrict__ rows) {
+  __shared__ OPERAND tile[kTile][kTile + 1];  // the odd width keeps a column in different banks
   const int column0 = blockIdx.x * kTile, unit0 = blockIdx.y * kTile, x = threadIdx.x;
   for (int y = threadIdx.y; y < kTile; y += kTileRows) {
     const int column = column0 + y, unit = unit0 + x;
     const bool inside = column < outputs && unit < units;
-    tile[y][x] = inside ? weight[(long long)output_of(column, outputs, gates) * units + unit] : 0.f;
+    tile[y][x] =
+        inside ? weight[(long long)output_of(column, outputs, gates) * units + unit] : OPERAND{};
   }
   __syncthreads();
   for (int y = threadIdx.y; y < kTile; y += kTileRows) {
@@ -37,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(kTile* kTileRows)
   }
 }
 
-// weight = rows.
+// weight = rows, of gradients, which are float32.
 extern "C" __global__ void __launch_bounds__(kTile* kTileRows)
     by_output(const float* __restrict__ rows, int outputs, int units, int gates, int stride,
               int first, float* __restrict__ weight) {

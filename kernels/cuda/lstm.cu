@@ -1,58 +1,23 @@
-// One LSTM layer over a whole sequence, its two directions side by side (paper, eq. 1-11), in fp32:
-// one kernel runs all time steps of FP, one those of BP. What does not depend on the step before is
-// not here: the input products come as `gates`, the weight gradients are taken from `dgates`
-// afterwards, each over the whole sequence at once.
+// One LSTM layer over a whole sequence, its two directions side by side (paper, eq. 1-11), in fp32,
+// or with bfloat16 as the OPERAND of its products: one kernel runs all time steps of FP, one those
+// of BP. What does not depend on the step before is not here: the input products come as `gates`,
+// the weight gradients are taken from `dgates` afterwards, each over the whole sequence at once.
 //
 // At these sizes a step is bound by launches and by reading U, so the grid stays for the whole
 // sequence (a cooperative launch) and meets at a barrier in global memory once a step. Block x of
-// direction y owns the hidden units from x * owned on and holds their share of U, what unit k of h
-// adds to their gates: for k < resident in shared memory, for the others it is left to the caches.
-// A unit k that the step drops is not addressed, neither in h nor in U.
+// direction y owns the hidden units from x * owned on and holds their share of U (StepProduct). A
+// unit k that the step drops is not addressed, neither in h nor in U.
 //
-// The gates of a unit lie together, [unit][i, f, g, o]: a thread has all four in one vector. U is
-// weight [directions][k][unit][4]. Sequences are packed by time: step t owns the rows [first[t],
-// first[t + 1]), the first ones of the batch; sizes never grow. Step t reads with draw t /
-// steps_per_draw of its direction, indices and offsets [directions][draws + 1]; offsets is null
-// where nothing is dropped. A row that takes no part in a step (ended, or in the reverse direction
-// not begun) keeps its state.
+// The gates of a unit lie together, [unit][i, f, g, o]: a thread has all four in one vector.
+// Sequences are packed by time: step t owns the rows [first[t], first[t + 1]), the first ones of
+// the batch; sizes never grow. Step t reads with draw t / steps_per_draw of its direction, indices
+// and offsets [directions][draws + 1]; offsets is null where nothing is dropped. A row that takes
+// no part in a step (ended, or in the reverse direction not begun) keeps its state.
 #include "barrier.cuh"
-#include "common.cuh"
-
-#ifndef THREADS
-#define THREADS 128
-#endif
+#include "step_bfloat16.cuh"
+#include "step_float32.cuh"
 
 namespace {
-
-// The share of U that a block owns.
-struct Weights {
-  const float4 *near, *far;
-  int resident, owned, hidden, first_unit;
-
-  // Starts to copy the resident units to `shared`, as [k][owned].
-  __device__ Weights(const float* weight, float4* shared, int resident_, int owned_, int hidden_)
-      : near(shared),
-        resident(resident_),
-        owned(owned_),
-        hidden(hidden_),
-        first_unit(blockIdx.x * owned_) {
-    far = quads(weight) + (long long)blockIdx.y * hidden * hidden;
-    for (int item = threadIdx.x; item < resident * owned; item += THREADS) {
-      copy_async(shared + item, away(item / owned, item % owned));
-    }
-  }
-
-  // What unit k adds to the gates of the block's unit j.
-  __device__ float4 operator()(int k, int j) const {
-    return *(k < resident ? near + k * owned + j : away(k, j));
-  }
-
- private:
-  __device__ const float4* away(int k,
-                                int j) const {  // beyond the layer: the last unit again, never used
-    return far + (long long)k * hidden + min(first_unit + j, hidden - 1);
-  }
-};
 
 // A step of the sequence: its rows, and what it keeps of the hidden state.
 struct Step {
@@ -83,25 +48,16 @@ __device__ float sigmoid(float v) { return 1.f / (1.f + expf(-v)); }
 // [directions][batch][hidden] each row's last state, h_n and c_n. state
 // [2][directions][hidden][batch_padded], a multiple of ROWS, is scratch: h by unit. A step reads
 // one half, its kept units only, and writes the other.
-//
-// The threads of a block split the kept units: thread (slice, j) sums over its slice what they add
-// to the gates of unit j, for ROWS rows at once; then the slices are added, in their order, and the
-// cells computed.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    lstm_fp(float* gates, const float* weight, const int* indices, const long long* offsets,
-            const long long* first, const float* h_0, const float* c_0, float* state, float* h_n,
-            float* c_n, float* cells, float* y, int* arrivals, float scale, int steps,
+    lstm_fp(float* gates, const OPERAND* weight, const int* indices, const long long* offsets,
+            const long long* first, const float* h_0, const float* c_0, OPERAND* state, float* h_n,
+            float* c_n, float* cells, OPERAND* y, int* arrivals, float scale, int steps,
             int steps_per_draw, int draws, int batch, int batch_padded, int hidden, int owned,
             int resident) {
-  // U's share; then h [chunk][ROWS], then in its place sums [slice][ROWS][owned].
   extern __shared__ float4 shared[];
-  constexpr int kRowQuads = ROWS / 4;
-  constexpr int kChunk = 4 * THREADS;  // as many units of h as fit where the sums will be
 
   const int direction = blockIdx.y, first_unit = blockIdx.x * owned, directions = gridDim.y;
-  const int slice = threadIdx.x / owned, slices = THREADS / owned, j = threadIdx.x % owned;
-  const Weights weights(weight, shared, resident, owned, hidden);
-  float4* work = shared + resident * owned;
+  StepProduct<OPERAND> product(weight, shared, resident, owned, hidden);
   if (offsets) offsets += direction * (draws + 1);
 
   const auto step_at = [&](int s) {
@@ -122,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (unit >= hidden) break;
     const long long place = ((long long)direction * batch + b) * hidden + unit;
     const float h = b < batch ? __ldg(h_0 + place) : 0.f;
-    for (int i = 0; i < 2; ++i) half(i)[(long long)unit * batch_padded + b] = h;
+    for (int i = 0; i < 2; ++i) store(half(i) + (long long)unit * batch_padded + b, h);
     if (b >= batch) continue;
     h_n[place] = h;
     c_n[place] = __ldg(c_0 + place);
@@ -132,45 +88,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   grid_barrier(arrivals + direction, gridDim.x);
 
   for (int s = 0; s < steps; ++s) {
-    const Kept kept = step.kept;
-    const float* h_before = half(s % 2);
-    float* h_after = half(1 - s % 2);
+    OPERAND* h_after = half(1 - s % 2);
 
     for (int row0 = 0; row0 < step.size; row0 += ROWS) {
-      float4 sums[ROWS];
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r) sums[r] = zero();
-      for (int begin = 0; begin < kept.count; begin += kChunk) {
-        const int count = min(kChunk, kept.count - begin);
-        for (int item = threadIdx.x; item < count * kRowQuads; item += THREADS) {
-          const long long k = kept[begin + item / kRowQuads];
-          copy_async(work + item, quads(h_before + k * batch_padded + row0) + item % kRowQuads);
-        }
-        wait_for_copies();
-        __syncthreads();
-        if (slice < slices) {
-#pragma unroll 4
-          for (int i = slice; i < count; i += slices) {
-            add_outer(sums, reinterpret_cast<const float*>(work + i * kRowQuads),
-                      weights(kept[begin + i], j));
-          }
-        }
-        __syncthreads();
-      }
-
-      if (slice < slices) {
-#pragma unroll
-        for (int r = 0; r < ROWS; ++r) work[(slice * ROWS + r) * owned + j] = sums[r];
-      }
-      __syncthreads();
+      product.sum(step.kept, half(s % 2), batch_padded, row0);
       for (int item = threadIdx.x; item < ROWS * owned; item += THREADS) {
         const int b = row0 + item / owned, unit = first_unit + item % owned;
         if (b >= step.size || unit >= hidden) continue;
         const long long cell = cell_of(step, b, unit);
         const long long place = ((long long)direction * batch + b) * hidden + unit;
-        float4 gate = quads(gates)[cell], sum = zero();
-        for (int i = 0; i < slices; ++i) add(sum, work[i * ROWS * owned + item]);
-        multiply_add(gate, scale, sum);
+        float4 gate = quads(gates)[cell];
+        multiply_add(gate, scale, product.sum_of(item));
         gate = make_float4(sigmoid(gate.x), sigmoid(gate.y), tanhf(gate.z), sigmoid(gate.w));
         const float c = gate.y * c_n[place] + gate.x * gate.z;  // eq. 5
         const float h = gate.w * tanhf(c);                      // eq. 6
@@ -178,8 +106,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         cells[cell] = c;
         c_n[place] = c;
         h_n[place] = h;
-        y[cell] = h;
-        h_after[(long long)unit * batch_padded + b] = h;
+        store(y + cell, h);
+        store(h_after + (long long)unit * batch_padded + b, h);
       }
       __syncthreads();
     }
@@ -210,21 +138,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 // would hold up all others.) So that `partial` stays small, a launch takes only the rows of the
 // batch from first_b on, at most rows_padded, a multiple of ROWS.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    lstm_bp(const float* gates, const float* cells, const float* c_0, const float* dy,
-            const float* dh_n, const float* dc_n, const float* weight, const int* indices,
-            const long long* offsets, const int* positions, const long long* first, float* dgates,
+    lstm_bp(const float* gates, const float* cells, const float* c_0, const OPERAND* dy,
+            const float* dh_n, const float* dc_n, const OPERAND* weight, const int* indices,
+            const long long* offsets, const int* positions, const long long* first, OPERAND* dgates,
             float* dh, float* dc, float* partial, int* arrivals, float scale, int steps,
             int steps_per_draw, int draws, int batch, int first_b, int rows_padded, int hidden,
             int owned, int resident) {
-  // U's share; then the gradients of the block's gates [owned][ROWS].
   extern __shared__ float4 shared[];
-  constexpr int kRowQuads = ROWS / 4;
   constexpr int kAdders = 8;  // lanes that add the parts of four rows of one unit
 
   const int direction = blockIdx.y, first_unit = blockIdx.x * owned, directions = gridDim.y,
             blocks = gridDim.x;
-  const Weights weights(weight, shared, resident, owned, hidden);
-  float4* deltas = shared + resident * owned;
+  StepProduct<OPERAND> product(weight, shared, resident, owned, hidden);
   if (offsets) offsets += direction * (draws + 1);
 
   const auto step_at = [&](int s) {
@@ -253,7 +178,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const Step before = step_at(max(s - 1, 0));
     const int size_before =
         s == 0 ? 0 : before.size;  // the rows beyond it start from the initial state
-    const Kept kept = step.kept;
     const long long part = (long long)rows_padded / 4 * hidden;  // quads of one block
     float4* parts = quads(partial) + ((s % 2) * directions + direction) * blocks * part;
 
@@ -269,33 +193,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
           const float c_before =
               __ldg(b < size_before ? cells + cell_of(before, b, unit) : c_0 + place);
           const float tanh_c = tanhf(__ldg(cells + cell));
-          const float from_y = dy ? __ldg(dy + cell) : 0.f;
+          const float from_y = dy ? load(dy + cell) : 0.f;
           const float dh_t = dh[place] + from_y;
           const float dc_t = dc[place] + dh_t * gate.w * (1.f - tanh_c * tanh_c);  // eq. 7
           delta = make_float4(
               dc_t * gate.z * gate.x * (1.f - gate.x), dc_t * c_before * gate.y * (1.f - gate.y),
               dc_t * gate.x * (1.f - gate.z * gate.z), dh_t * tanh_c * gate.w * (1.f - gate.w));
           dc[place] = dc_t * gate.y;  // eq. 8
-          quads(dgates)[cell] = delta;
+          store(dgates + 4 * cell, delta);
         }
-        deltas[j * ROWS + r] = delta;
+        product.set_delta(r, j, delta);
       }
       __syncthreads();
-      for (int i = threadIdx.x; i < kept.count; i += THREADS) {
-        const int k = kept[i];
-        float sums[ROWS] = {};
-        for (int j = 0; j < owned; ++j) {
-          const float4 w = weights(k, j);
-#pragma unroll
-          for (int r = 0; r < ROWS; ++r) dot_add(sums[r], deltas[j * ROWS + r], w);  // eq. 10
-        }
-        float4* to = parts + blockIdx.x * part + (long long)row0 / 4 * hidden + i;
-#pragma unroll
-        for (int q = 0; q < kRowQuads; ++q) {
-          to[q * hidden] =
-              make_float4(sums[4 * q], sums[4 * q + 1], sums[4 * q + 2], sums[4 * q + 3]);
-        }
-      }
+      product.add_deltas(step.kept, parts + blockIdx.x * part + (long long)row0 / 4 * hidden);
       __syncthreads();
     }
     before.prefetch_units();

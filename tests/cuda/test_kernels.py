@@ -7,15 +7,16 @@ import comparison
 import pytest
 import reference
 import torch
+from cuda_cases import CPU, drawn, keeping, lstm_arguments, policy
 from cuda_shim import ShimLauncher
 
-from structured_dropout import Case, DropoutPolicy, SiteDropout, UnitMask, backends
+from structured_dropout import UnitMask, backends
 from structured_dropout.backends.cuda import launch as cuda_launch
 from structured_dropout.backends.cuda import operators, payoff
 from structured_dropout.backends.cuda import recurrence as cuda_recurrence
 from structured_dropout.backends.cuda.masks import check, pack
 from structured_dropout.layer import LayerMasks, Weights
-from structured_dropout.masks import Packing, draw
+from structured_dropout.masks import Packing
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,6 @@ def on_the_cpu():
 
 CUDA = backends.get("cuda")
 ops = operators.load()
-CPU = torch.device("cpu")
 MASK = UnitMask(
     torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32), torch.tensor([0, 2, 2, 5]), 1, 5, 2.0
 )
@@ -39,25 +39,6 @@ PACKINGS = {
     "empty steps": Packing((2, 1, 0)),
     "no rows": Packing((0, 0)),
 }
-
-
-def drawn(packing: Packing, units: int, p: float, redraw_every: int = 1) -> UnitMask:
-    mask = draw(
-        SiteDropout(Case.III, p, redraw_every=redraw_every),
-        steps=packing.steps,
-        batch=packing.batch,
-        units=units,
-        like=torch.empty(0),
-    )
-    assert isinstance(mask, UnitMask)
-    return mask
-
-
-def keeping(packing: Packing, counts: list[int], units: int) -> UnitMask:
-    """A draw a step, which keeps so many units."""
-    kept = [torch.randperm(units)[:n].sort().values.int() for n in counts]
-    offsets = torch.tensor([0, *counts]).cumsum(0)
-    return UnitMask(torch.cat(kept), offsets, 1, units, 2.0)
 
 
 def agree_on_linear(
@@ -105,11 +86,6 @@ def test_linear_where_draws_keep_nothing_or_all():
 
 
 layer = partial(comparison.agree_on_layer, "cuda")
-
-
-def policy(nr: float, rh: float, redraw_every: int | str = 1) -> DropoutPolicy:
-    sites = [SiteDropout(Case.III, p, redraw_every=redraw_every) if p else None for p in (nr, rh)]
-    return DropoutPolicy(nr=sites[0], rh=sites[1])
 
 
 @pytest.mark.parametrize("name", PACKINGS)
@@ -215,21 +191,6 @@ def linear_arguments(requires_grad=True):
     for tensor in (x, weight, bias):
         tensor.requires_grad_(requires_grad)
     return x, weight, bias, *pack([MASK], Packing.padded(3, 2), CPU)
-
-
-def lstm_arguments(requires_grad=True):
-    torch.manual_seed(0)
-    x, h_0, c_0 = torch.randn(5, 3), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    shapes = (16, 3), (16, 4), (16,), (16,)
-    weights = [torch.randn(*shape) for _ in range(2) for shape in shapes]
-    for tensor in (x, h_0, c_0, *weights):
-        tensor.requires_grad_(requires_grad)
-    nr = UnitMask(torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([0, 2, 3]), 1, 3, 2.0)
-    rh = [
-        UnitMask(torch.tensor(kept, dtype=torch.int32), torch.tensor([0, 1, 3]), 1, 4, 2.0)
-        for kept in ([3, 0, 1], [0, 1, 2])
-    ]
-    return x, h_0, c_0, weights, *pack([nr, *rh], Packing((3, 2)), CPU)
 
 
 @pytest.mark.parametrize(

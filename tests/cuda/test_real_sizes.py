@@ -4,13 +4,14 @@ on the CPU at the smallest ones that take the same branches of a smaller device.
 from typing import NamedTuple
 
 import pytest
+import torch
 from comparison import agree_on_layer
 from cuda_shim import ShimLauncher
 from devices import DEVICE
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout
 from structured_dropout.backends.cuda import launch as cuda_launch
-from structured_dropout.backends.cuda import recurrence
+from structured_dropout.backends.cuda import recurrence, tensor_cores
 from structured_dropout.backends.cuda.launch import parameters
 from structured_dropout.masks import Packing
 
@@ -25,6 +26,7 @@ class Size(NamedTuple):
     small: tuple[Packing, int]
     device: dict[str, int]
     bp_rows: int = 128
+    dtype: torch.dtype = torch.float32
 
 
 def packed(longest: int, batch: int) -> Packing:
@@ -57,6 +59,31 @@ SIZES = {
         {"multiprocessors": 3, "shared_limit": 64 << 10},
         bp_rows=12,
     ),
+    "bfloat16: all of U fits": Size(
+        (Packing.padded(35, 20), 1500),
+        (Packing.padded(2, 4), 72),
+        {"multiprocessors": 1, "shared_limit": 96 << 10},
+        dtype=torch.bfloat16,
+    ),
+    "bfloat16: a part of U fits": Size(
+        (Packing.padded(10, 20), 2200),
+        (Packing.padded(2, 4), 150),
+        {"multiprocessors": 3, "shared_limit": 64 << 10},
+        dtype=torch.bfloat16,
+    ),
+    "bfloat16: many row tiles, packed": Size(
+        (packed(25, 64), 512),
+        (packed(2, 34), 9),
+        {"multiprocessors": 3, "shared_limit": 64 << 10},
+        dtype=torch.bfloat16,
+    ),
+    "bfloat16: backward in several launches": Size(
+        (Packing.padded(10, 130), 650),
+        (packed(3, 33), 6),
+        {"multiprocessors": 3, "shared_limit": 64 << 10},
+        bp_rows=24,
+        dtype=torch.bfloat16,
+    ),
 }
 
 
@@ -80,13 +107,18 @@ class Recorder:
 def takes_its_branch(name: str, launches: list[dict]) -> bool:
     forward = next(one for one in launches if one["kernel"] == "lstm_fp")
     hidden, tile = forward["hidden"], recurrence.row_tile(forward["batch"])
+    launches_of_bp = sum(one["kernel"] == "lstm_bp" for one in launches)
     return {
         "more than 48 KB of shared memory": forward["shared"] > 48 << 10
         and forward["resident"] == hidden,
         "a part of U fits": 0 < forward["resident"] < hidden and forward["block"][0] == 256,
         "all of U fits": forward["resident"] == hidden and forward["block"][0] == 128,
         "many row tiles, packed": forward["batch"] > tile,
-        "backward in several launches": sum(one["kernel"] == "lstm_bp" for one in launches) > 1,
+        "backward in several launches": launches_of_bp > 1,
+        "bfloat16: all of U fits": forward["resident"] == hidden and forward["shared"] > 48 << 10,
+        "bfloat16: a part of U fits": forward["resident"] < hidden,
+        "bfloat16: many row tiles, packed": forward["batch"] > tensor_cores._MOST_ROWS,
+        "bfloat16: backward in several launches": launches_of_bp > 1,
     }[name]
 
 
@@ -101,8 +133,7 @@ def test_layer(name, directions, monkeypatch):
     launcher = cuda_launch._launcher if ON_A_GPU else ShimLauncher(**size.device | owners)
     site = SiteDropout(Case.III, 0.5)
     with cuda_launch.use(recorder := Recorder(launcher)):
-        agree_on_layer(
-            "cuda", DropoutPolicy(nr=site, rh=site), packing, (hidden // 2, hidden), directions
-        )
+        policy, sizes = DropoutPolicy(nr=site, rh=site), (hidden // 2, hidden)
+        agree_on_layer("cuda", policy, packing, sizes, directions, dtype=size.dtype)
     if not ON_A_GPU or (directions == 1 and cuda_launch.shared_limit(DEVICE) >= LARGE):
         assert takes_its_branch(name, recorder.seen)

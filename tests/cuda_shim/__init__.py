@@ -44,7 +44,7 @@ _CHECKED += [
     "tsan-instrument-func-entry-exit=0",
 ]
 _UNKNOWN = ["-Wno-unknown-pragmas", "-Wno-attributes", "-Wno-tsan"]  # what only nvcc knows
-_KINDS = {"f": torch.float32, "i": torch.int32, "l": torch.int64}
+_KINDS = {"f": torch.float32, "i": torch.int32, "l": torch.int64, "h": torch.bfloat16}
 
 
 class LaunchError(RuntimeError):
@@ -92,6 +92,9 @@ class ShimLauncher:
     def shared_limit(self, device: torch.device) -> int:
         return self._shared_limit
 
+    def multiplies_bfloat16(self, device: torch.device) -> bool:
+        return True
+
     def launch(
         self,
         source: str,
@@ -135,6 +138,7 @@ class ShimLauncher:
             len(values),
             (_Buffer * len(buffers))(*buffers),
             len(buffers),
+            2 if any(kind[0] == "h" for kind in kinds) else 4,
             next(self._seeds),
             self.without and self.without.file.encode(),
             self.without.line if self.without else 0,

@@ -27,6 +27,8 @@ using std::min;
 #define gridDim shim::grid_size
 
 #define SHIM_LINE (shim::Line{__FILE__, __LINE__})
+// The last parameters of a function that knows the line of its call.
+#define SHIM_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
 #define __syncthreads() shim::barrier(SHIM_LINE)
 #define __syncwarp(...) shim::warp_barrier(shim::mask_or_all(__VA_ARGS__), SHIM_LINE)
 #define __ballot_sync(mask, p) shim::ballot(mask, p, SHIM_LINE)
@@ -65,6 +67,10 @@ T shuffled(unsigned mask, T value, unsigned source, Line where) {
 // stay a call.
 #define SHIM_INLINE inline __attribute__((always_inline))
 
+struct alignas(8) float2 {
+  float x, y;
+};
+SHIM_INLINE float2 make_float2(float x, float y) { return {x, y}; }
 struct alignas(16) float4 {
   float x, y, z, w;
 };
@@ -90,6 +96,16 @@ SHIM_INLINE T __ldcg(const T* address) {
   return *address;
 }
 
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline float __uint_as_float(unsigned bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 // How the launcher calls a kernel: its parameters' kinds (to check the arguments) and a call with
@@ -102,6 +118,7 @@ constexpr char kind() {
   if (std::is_same_v<Bare, float> || std::is_same_v<Bare, float4>) return 'f';
   if (std::is_same_v<Bare, int> || std::is_same_v<Bare, unsigned>) return 'i';
   if (std::is_same_v<Bare, long> || std::is_same_v<Bare, long long>) return 'l';
+  if (std::is_class_v<Bare> && sizeof(Bare) == 2) return 'h';  // the kernels' bfloat16
   return '?';
 }
 template <class T>

@@ -37,14 +37,17 @@ std::string name(uint32_t thread);
 void check_at(const void* place, const volatile void* address, size_t bytes, bool write,
               Access access);
 
+bool is_shared(const void* address);
+
 // A tensor, or several that overlap.
 struct Buffer {
   char* host;
   size_t bytes;
 };
 
+// granule: the bytes of the smallest number that the kernel touches.
 void begin_launch(const Buffer* buffers, int count, unsigned blocks, size_t dynamic_shared,
-                  unsigned live_blocks);
+                  unsigned live_blocks, unsigned granule);
 void* on_device(void* host);     // where a byte of a buffer is during the launch
 void end_launch();               // what the kernel wrote goes back to the buffers
 void use_shared(unsigned slot);  // the shared memory of one of the live blocks, until the next call

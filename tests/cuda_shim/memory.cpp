@@ -2,10 +2,11 @@
 //
 // Tensors are copied in, far from each other, so that an access outside of one hits none. The
 // kernels are compiled with -fsanitize=thread but linked with the functions below instead of its
-// library: each access of a kernel comes here. For every four bytes we keep who wrote and read them
-// last, and in which interval between barriers. Two accesses, one of them a write, are a race
-// unless something orders them: a barrier of the block, __syncwarp within a warp, or, between
-// blocks, a fence, an atomic write, an atomic or volatile read of it, and a fence.
+// library: each access of a kernel comes here. For every four bytes, or two where a kernel takes
+// numbers of two, we keep who wrote and read them last, and in which interval between barriers. Two
+// accesses, one of them a write, are a race unless something orders them: a barrier of the block,
+// __syncwarp within a warp, or, between blocks, a fence, an atomic write, an atomic or volatile
+// read of it, and a fence.
 #include <dlfcn.h>
 #include <sys/mman.h>
 
@@ -46,9 +47,11 @@ struct Free {
 };
 using Cells = std::unique_ptr<Cell[], Free>;
 
+unsigned granule = 4;
+
 // Zeroed by the system page by page where it is touched, which a vector would do for all of it.
 Cells new_cells(size_t bytes) {
-  return Cells(static_cast<Cell*>(std::calloc(bytes / 4 + 1, sizeof(Cell))));
+  return Cells(static_cast<Cell*>(std::calloc(bytes / granule + 1, sizeof(Cell))));
 }
 
 struct Tensor {
@@ -141,7 +144,7 @@ void check_cell(Cell& cell, bool write, Access access, const void* pc, bool shar
 
 void check_cells(Cell* cells, size_t begin, size_t bytes, bool write, Access access, const void* pc,
                  bool shared) {
-  for (size_t i = begin / 4; i <= (begin + bytes - 1) / 4; i++)
+  for (size_t i = begin / granule; i <= (begin + bytes - 1) / granule; i++)
     check_cell(cells[i], write, access, pc, shared);
 }
 
@@ -177,7 +180,7 @@ void access(const volatile void* pointer, size_t bytes, bool write, Access acces
     if (offset + bytes > dynamic_bytes)
       outside("beyond the " + std::to_string(dynamic_bytes) + " bytes of dynamic shared memory");
     Cells& cells = shared_of_slot[slot_in_use].cells;
-    check_cells(cells.get() + static_bytes / 4 + 1, offset, bytes, write, access, pc, true);
+    check_cells(cells.get() + static_bytes / granule + 1, offset, bytes, write, access, pc, true);
   } else if (inside(__start_cuda_shared, static_bytes)) {
     size_t offset = address - reinterpret_cast<uintptr_t>(__start_cuda_shared);
     check_cells(shared_of_slot[slot_in_use].cells.get(), offset, bytes, write, access, pc, true);
@@ -201,6 +204,14 @@ void fence() {
   me.fenced[me.block] = me.barriers;
 }
 
+bool is_shared(const void* address) {
+  auto offset = [&](const void* begin) {
+    return reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(begin);
+  };
+  return offset(shim_dynamic_shared) < sizeof shim_dynamic_shared ||
+         offset(__start_cuda_shared) < static_bytes;
+}
+
 void check(const volatile void* address, size_t bytes, bool write, Access kind) {
   access(address, bytes, write, kind, __builtin_return_address(0));
 }
@@ -211,7 +222,8 @@ void check_at(const void* place, const volatile void* address, size_t bytes, boo
 }
 
 void begin_launch(const Buffer* buffers, int count, unsigned blocks, size_t dynamic_shared,
-                  unsigned live_blocks) {
+                  unsigned live_blocks, unsigned granule_) {
+  granule = granule_;
   if (arena == nullptr) {
     void* space = mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

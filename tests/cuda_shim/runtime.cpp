@@ -34,13 +34,23 @@ constexpr int longest_seconds = 120;     // of processor time: a launch that tak
 constexpr unsigned most_threads = 1024;  // of a block
 
 enum class State { runs, barrier, warp, sleeps, done };
-enum class Operation { sync, ballot, shuffle };
+enum class Operation { sync, ballot, shuffle, load_matrices, multiply_matrices };
 
 struct Copy {
   void* to;
   const void* from;
   size_t bytes;
   const void* place;
+};
+
+// What a lane brings to an operation on matrices, and where its share of the result goes.
+struct Share {
+  uint16_t row[8];  // ldmatrix
+  unsigned matrices;
+  bool transposed;
+  uint32_t* loaded;
+  uint32_t a[4], b[2];  // mma
+  float* sums;
 };
 
 struct Fiber {
@@ -57,6 +67,7 @@ struct Fiber {
   Operation operation{};
   unsigned mask = 0, source = 0;
   uint64_t value = 0, result = 0;
+  Share share;
   // Its asynchronous copies: those of no group yet, and the groups that it has not waited for.
   std::vector<Copy> copies;
   std::deque<std::vector<Copy>> groups;
@@ -143,11 +154,56 @@ void wait_in_warp(Operation operation, unsigned mask, Line where) {
   to_scheduler();
 }
 
+uint16_t half_of(uint32_t pair, unsigned i) { return uint16_t(pair >> 16 * i); }
+
+float widened(uint16_t bfloat16) {
+  uint32_t bits = uint32_t(bfloat16) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// The tables of ldmatrix (.b16) and mma.m16n8k16 in the PTX manual: lane l is in group l / 4 and
+// has two neighbours of its row from 2 * (l % 4) on.
+void load_matrices(Fiber* warp) {
+  for (unsigned l = 0; l < 32; l++) {
+    Share& share = warp[l].share;
+    for (unsigned m = 0; m < share.matrices; m++) {
+      uint32_t pair = 0;
+      for (unsigned i = 0; i < 2; i++) {
+        unsigned row = l / 4, column = l % 4 * 2 + i;
+        if (share.transposed) std::swap(row, column);
+        pair |= uint32_t(warp[8 * m + row].share.row[column]) << 16 * i;
+      }
+      share.loaded[m] = pair;
+    }
+  }
+}
+
+void multiply_matrices(Fiber* warp) {
+  float a[16][16], b[16][8];
+  for (unsigned l = 0; l < 32; l++) {
+    const Share& share = warp[l].share;
+    for (unsigned i = 0; i < 2; i++) {
+      unsigned group = l / 4, place = l % 4 * 2 + i;
+      for (unsigned r = 0; r < 4; r++)
+        a[group + r % 2 * 8][place + r / 2 * 8] = widened(half_of(share.a[r], i));
+      for (unsigned r = 0; r < 2; r++) b[place + r * 8][group] = widened(half_of(share.b[r], i));
+    }
+  }
+  for (unsigned l = 0; l < 32; l++) {
+    for (unsigned i = 0; i < 4; i++) {
+      float& sum = warp[l].share.sums[i];
+      for (unsigned k = 0; k < 16; k++) sum += a[l / 4 + i / 2 * 8][k] * b[k][l % 4 * 2 + i % 2];
+    }
+  }
+}
+
 // Lets a group of a warp go on once all its living members are at one operation; false if they are
 // not.
 bool release_group(Fiber* warp, unsigned lanes, Fiber& first) {
   uint32_t syncs = 0;
-  unsigned votes = 0;
+  unsigned votes = 0, arrived = 0;
   for (unsigned i = 0; i < lanes; i++) {
     if (!(first.mask >> i & 1)) continue;
     Fiber& fiber = warp[i];
@@ -157,6 +213,14 @@ bool release_group(Fiber* warp, unsigned lanes, Fiber& first) {
       return false;
     syncs = std::max(syncs, fiber.thread.warp_syncs + 1);
     votes |= unsigned(fiber.value != 0) << i;
+    arrived++;
+  }
+  if (first.operation == Operation::load_matrices ||
+      first.operation == Operation::multiply_matrices) {
+    if (arrived != 32)
+      fail(std::to_string(32 - arrived) + " lanes of a warp take no part in the matrices at " +
+           text(first.where));
+    first.operation == Operation::load_matrices ? load_matrices(warp) : multiply_matrices(warp);
   }
   for (unsigned i = 0; i < lanes; i++) {
     Fiber& fiber = warp[i];
@@ -169,7 +233,7 @@ bool release_group(Fiber* warp, unsigned lanes, Fiber& first) {
       fiber.result = warp[source].value;
     } else if (first.operation == Operation::ballot) {
       fiber.result = votes;
-    } else {
+    } else if (first.operation == Operation::sync) {
       fiber.thread.warp_syncs = syncs;
     }
   }
@@ -419,6 +483,33 @@ uint64_t shuffle(unsigned mask, uint64_t value, unsigned source, Line where) {
   return running->result;
 }
 
+void load_matrices(uint32_t* to, const void* row, unsigned matrices, bool transposed, Line where) {
+  const void* place = __builtin_return_address(0);
+  Fiber& fiber = *running;
+  fiber.share.matrices = matrices;
+  fiber.share.transposed = transposed;
+  fiber.share.loaded = to;
+  if (fiber.lane < 8 * matrices) {  // the other addresses are not looked at
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
+      fail(name(fiber.thread.id) + " loads a row of a matrix that is not aligned at " +
+           text(where));
+    if (!is_shared(row))
+      fail(name(fiber.thread.id) + " loads a row of a matrix that is not in shared memory at " +
+           text(where));
+    check_at(place, row, 16, false, Access::plain);
+    std::memcpy(fiber.share.row, row, 16);
+  }
+  wait_in_warp(Operation::load_matrices, 0xffffffff, where);
+}
+
+void multiply_matrices(float* sums, const uint32_t* a, const uint32_t* b, Line where) {
+  Fiber& fiber = *running;
+  std::copy_n(a, 4, fiber.share.a);
+  std::copy_n(b, 2, fiber.share.b);
+  fiber.share.sums = sums;
+  wait_in_warp(Operation::multiply_matrices, 0xffffffff, where);
+}
+
 void copy_async(void* to, const void* from, size_t bytes) {
   const void* place = __builtin_return_address(0);
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 ||
@@ -457,8 +548,8 @@ void sleep(Line where) {
 extern "C" const char* shim_launch(void (*kernel)(void* const*), const unsigned grid[3],
                                    const unsigned block[3], unsigned shared_bytes, int cooperative,
                                    void** arguments, const char* is_pointer, int argument_count,
-                                   const shim::Buffer* buffers, int buffer_count, unsigned seed,
-                                   const char* skip_file, int skip_line) {
+                                   const shim::Buffer* buffers, int buffer_count, unsigned granule,
+                                   unsigned seed, const char* skip_file, int skip_line) {
   using namespace shim;
   static std::vector<void*> on_device_arguments;  // outlives a jump out of the launch
   grid_size = {grid[0], grid[1], grid[2]};
@@ -476,7 +567,7 @@ extern "C" const char* shim_launch(void (*kernel)(void* const*), const unsigned 
     forget_fibers();
     return failure.c_str();
   }
-  begin_launch(buffers, buffer_count, blocks, shared_bytes, cooperative ? blocks : 1);
+  begin_launch(buffers, buffer_count, blocks, shared_bytes, cooperative ? blocks : 1, granule);
   on_device_arguments.assign(arguments, arguments + argument_count);
   for (int i = 0; i < argument_count; i++) {
     if (!is_pointer[i]) continue;

@@ -31,6 +31,14 @@ void warp_barrier(unsigned mask, Line where);  // __syncwarp
 unsigned ballot(unsigned mask, int predicate, Line where);
 uint64_t shuffle(unsigned mask, uint64_t value, unsigned source, Line where);
 unsigned lane();
+
+// ldmatrix: lane l gives the address of row l % 8, eight numbers of two bytes, of matrix l / 8, and
+// gets two numbers of each matrix (1, 2 or 4 of them), by PTX's table.
+void load_matrices(uint32_t* to, const void* row, unsigned matrices, bool transposed, Line where);
+// mma.m16n8k16, bfloat16 with float32 sums: sums [16][8] += a [16][16] * b [16][8], each lane with
+// its share by PTX's tables.
+void multiply_matrices(float* sums, const uint32_t* a, const uint32_t* b, Line where);
+
 void fence();            // __threadfence
 void sleep(Line where);  // __nanosleep
 

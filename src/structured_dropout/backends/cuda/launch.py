@@ -26,8 +26,10 @@ Dim3 = tuple[int, int, int]
 Arguments = tuple[Tensor | int | float | None, ...]
 
 _OLDEST = (7, 5)  # compute capability; what CUDA 13 compiles for
+_BFLOAT16 = (8, 0)  # the first with tensor cores that multiply it
 _KINDS = {
     "float*": torch.float32,
+    "bfloat16*": torch.bfloat16,
     "int*": torch.int32,
     "long long*": torch.int64,
     "float": float,
@@ -56,6 +58,8 @@ class Launcher(Protocol):
 
     def shared_limit(self, device: torch.device) -> int: ...
 
+    def multiplies_bfloat16(self, device: torch.device) -> bool: ...
+
 
 def supports(device: torch.device) -> str | None:
     """Why no kernel can run there and what to do about it; None if one can."""
@@ -78,8 +82,9 @@ def launch(
         source: file name in kernels/cuda.
         name: an ``extern "C" __global__`` function of it.
         shared_bytes: dynamic shared memory of a block.
-        args: contiguous tensors of one device (float32 for ``float*``, int32 for ``int*``, int64
-            for ``long long*``; None for a null pointer), ints (``int``) and floats (``float``).
+        args: contiguous tensors of one device (float32 for ``float*``, bfloat16 for
+            ``bfloat16*``, int32 for ``int*``, int64 for ``long long*``; None for a null pointer),
+            ints (``int``) and floats (``float``).
         cooperative: all blocks must run at once, since they wait for each other.
         defines: macros as NAME=VALUE; each combination is compiled once.
 
@@ -89,7 +94,7 @@ def launch(
         RuntimeError: the source does not compile, or a cooperative grid is larger than what runs at
             once; names the kernel.
     """
-    _check(source, name, args)
+    _check(source, name, args, defines)
     _launcher.launch(source, name, grid, block, shared_bytes, args, cooperative, defines)
 
 
@@ -101,6 +106,16 @@ def multiprocessors(device: torch.device) -> int:
 def shared_limit(device: torch.device) -> int:
     """Bytes of shared memory that one block can have there."""
     return _launcher.shared_limit(device)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has tensor cores that do."""
+    return _launcher.multiplies_bfloat16(device)
+
+
+def operand(dtype: torch.dtype) -> tuple[str, ...]:
+    """The macro of a kernel that multiplies in this dtype."""
+    return ("OPERAND=bfloat16",) if dtype == torch.bfloat16 else ()
 
 
 @contextmanager
@@ -142,10 +157,14 @@ def read_source(source: str, folder: Path | None = None) -> str:
 
 
 @cache
-def parameters(source: str, name: str) -> tuple[tuple[str, Any], ...]:
+def parameters(
+    source: str, name: str, defines: tuple[str, ...] = ()
+) -> tuple[tuple[str, Any], ...]:
     """What a kernel takes, in order: each parameter's name, and the dtype of its tensor, int or
     float."""
     text = re.sub(r"//.*|__restrict__|\bconst\b", "", read_source(source))
+    operand = "bfloat16" if "OPERAND=bfloat16" in defines else "float"
+    text = re.sub(r"\bOPERAND\b", operand, text)
     bounds = r"(?:__launch_bounds__\([^()]*\)\s*)?"
     found = re.search(rf"__global__ void\s+{bounds}{name}\(([^)]*)\)", text)
     if found is None:
@@ -154,8 +173,8 @@ def parameters(source: str, name: str) -> tuple[tuple[str, Any], ...]:
     return tuple((p[3], _KINDS[" ".join(p[1].split()) + p[2]]) for p in split if p)
 
 
-def _check(source: str, name: str, args: Arguments) -> None:
-    expected = parameters(source, name)
+def _check(source: str, name: str, args: Arguments, defines: tuple[str, ...]) -> None:
+    expected = parameters(source, name, defines)
     if len(args) != len(expected):
         raise TypeError(f"kernel {name} takes {len(expected)} arguments, not {len(args)}")
     device = next(arg.device for arg in args if isinstance(arg, Tensor))
@@ -238,6 +257,9 @@ class CupyLauncher:
 
     def shared_limit(self, device: torch.device) -> int:
         return _shared_limit(device.index)
+
+    def multiplies_bfloat16(self, device: torch.device) -> bool:
+        return torch.cuda.get_device_capability(device) >= _BFLOAT16
 
 
 @cache

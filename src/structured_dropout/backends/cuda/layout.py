@@ -16,24 +16,29 @@ def padded(outputs: int) -> int:
     return -(-outputs // 4) * 4
 
 
-def by_unit(weight: Tensor, rows: Tensor, gates: int = 1, first: int = 0) -> None:
-    """Copy weight [out, in] to the columns of rows [in, columns] from ``first`` on, and zeros up to
-    a multiple of 4.
+def by_unit(
+    weight: Tensor, rows: Tensor, gates: int = 1, first: int = 0, columns: int | None = None
+) -> None:
+    """Copy weight [out, in] to the columns of rows [in, columns] from ``first`` on, rounded to
+    their dtype.
 
     Args:
         gates: 4 where out is the gates of hidden units, [4, hidden]: their order becomes [hidden,
             4]. Else 1.
+        columns: that are filled, with zeros at last; a multiple of 4 if None.
     """
     outputs, units = weight.shape
+    columns = padded(outputs) if columns is None else columns
     if weight.numel():
-        numbers = (outputs, units, gates, padded(outputs), rows.stride(0), first)
+        numbers = (outputs, units, gates, columns, rows.stride(0), first)
         launch.launch(
             _SOURCE,
             "by_unit",
-            _grid(padded(outputs), units),
+            _grid(columns, units),
             _BLOCK,
             0,
-            (weight.contiguous(), *numbers, rows),
+            (weight.to(rows.dtype).contiguous(), *numbers, rows),
+            defines=launch.operand(rows.dtype),
         )
 
 

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends.cuda import layout, products
-from structured_dropout.backends.cuda.masks import check, packing_of, unpack
+from structured_dropout.backends.cuda.masks import DeviceMask, check, packing_of, unpack
 from structured_dropout.backends.cuda.recurrence import Recurrence
 from structured_dropout.backends.cuda.register import operator
+from structured_dropout.backends.cuda.tensor_cores import TensorCoreRecurrence
 from structured_dropout.backends.operators.arguments import flat_gradients
 from structured_dropout.capture import kept
 from structured_dropout.masks import Packing
 from structured_dropout.phases import phase
 
 ops = torch.ops.structured_dropout
+_OPERANDS = (torch.float32, torch.bfloat16)
 
 
 def _lstm_fp(
@@ -33,13 +35,15 @@ def _lstm_fp(
     bounds: Tensor,
     masks: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One layer over a packed sequence, float32; weights as ``flat_weights`` gives them, sizes,
-    bounds and masks as ``pack``.
+    """One layer over a packed sequence; weights as ``flat_weights`` gives them, sizes, bounds and
+    masks as ``pack``. x is float32, or bfloat16: then the products are, with float32 sums. All else
+    is float32.
 
     Returns:
-        y [rows, directions * hidden], h_n, c_n [directions, batch, hidden]; and what the backward
-        reads: activated gates [rows, directions, hidden, 4], cells [rows, directions, hidden], W by
-        unit [input, directions * hidden * 4], U by unit [directions, hidden, hidden, 4].
+        y [rows, directions * hidden], like x; h_n, c_n [directions, batch, hidden]; and what the
+        backward reads: activated gates [rows, directions, hidden, 4], cells [rows, directions,
+        hidden], W by unit [input, directions * hidden * 4], U by unit as ``Recurrence`` takes it,
+        both like x.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or the hidden size is too large for the
@@ -47,7 +51,7 @@ def _lstm_fp(
     """
     directions, _, hidden = h_0.shape
     packing = packing_of(tuple(sizes))
-    check("x", x, x, (packing.bounds[-1], None))
+    check("x", x, x, (packing.bounds[-1], None), _OPERANDS)
     for name, state in (("h_0", h_0), ("c_0", c_0)):
         check(name, state, x, (directions, packing.batch, hidden))
     shapes = ((4 * hidden, x.shape[1]), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,))
@@ -62,10 +66,10 @@ def _lstm_fp(
     w_ih, w_hh, b_ih, b_hh = (weights[i::own] if i < own else [] for i in range(4))
 
     w = x.new_empty(x.shape[1], directions * hidden * 4)
-    u = x.new_empty(directions, hidden, hidden, 4)
+    u = x.new_empty(directions, hidden, _units_of(x.dtype, hidden), 4)
     for d in range(directions):
         layout.by_unit(w_ih[d], w, gates=4, first=d * hidden * 4)
-        layout.by_unit(w_hh[d], u[d].flatten(1), gates=4)
+        layout.by_unit(w_hh[d], u[d].flatten(1), gates=4, columns=4 * u.shape[2])
     bias = None
     if b_ih:
         bias = (
@@ -75,10 +79,10 @@ def _lstm_fp(
         )
     nr, *rh = unpack(masks, packing, bounds, [x.shape[1], *[hidden] * directions])
     if nr is None:
-        gates = x @ w if bias is None else torch.addmm(bias, x, w)
+        gates = products.multiply(x, w, bias)
     else:
         gates = products.fp(x.contiguous(), w, bias, w.shape[1], nr)
-    recurrence = Recurrence.of(u, bounds, packing.batch, rh)
+    recurrence = _recurrence(u, bounds, packing, rh)
     gates = gates.view(len(x), directions, hidden, 4)
     y, cells, h_n, c_n = recurrence.fp(gates, h_0.contiguous(), c_0.contiguous())
     return y.flatten(1), h_n, c_n, gates, cells, w, u
@@ -96,8 +100,8 @@ def _lstm_bp(
     """From the gradients of y, h_n and c_n; ``saved`` is c_0, gates, cells, W and U by unit of FP.
 
     Returns:
-        dgates [rows, directions, hidden, 4], dx [rows, input], dh_0 and dc_0 [directions, batch,
-        hidden].
+        dgates [rows, directions, hidden, 4] and dx [rows, input], like W and U; dh_0 and dc_0
+        [directions, batch, hidden].
     """
     c_0, gates, cells, w, u = saved
     directions, _, hidden = c_0.shape
@@ -105,15 +109,17 @@ def _lstm_bp(
     gradients = {"dy": dy, "dh_n": dh_n, "dc_n": dc_n}
     for name, gradient in gradients.items():
         if gradient is not None:
-            shape = (len(gates), directions * hidden) if name == "dy" else c_0.shape
-            check(name, gradient, gates, shape)
+            if name == "dy":
+                check(name, gradient, gates, (len(gates), directions * hidden), (w.dtype,))
+            else:
+                check(name, gradient, gates, c_0.shape)
             gradients[name] = gradient.contiguous()
     nr, *rh = unpack(masks, packing, bounds, [len(w), *[hidden] * directions])
-    recurrence = Recurrence.of(u, bounds, packing.batch, rh)
+    recurrence = _recurrence(u, bounds, packing, rh)
     dgates, dh_0, dc_0 = recurrence.bp(**gradients, gates=gates, cells=cells, c_0=c_0.contiguous())
     flat = dgates.flatten(1)
-    dx = flat @ w.t() if nr is None else products.bp(flat, w, nr)
-    return dgates, dx, dh_0, dc_0
+    dx = products.multiply(flat, w.t()) if nr is None else products.bp(flat, w, nr)
+    return dgates, dx.to(w.dtype), dh_0, dc_0
 
 
 def _lstm_wg(
@@ -130,16 +136,34 @@ def _lstm_wg(
     directions, _, hidden = h_0.shape
     nr, *rh = unpack(masks, packing, bounds, [x.shape[1], *[hidden] * directions])
     flat = dgates.flatten(1)
-    of_inputs = x.t() @ flat if nr is None else products.wg(x.contiguous(), flat, nr)
+    if nr is None:
+        of_inputs = products.multiply(x.t(), flat)
+    else:
+        of_inputs = products.wg(x.contiguous(), flat, nr)
     dw_ih, dw_hh = [], []
     for d, mask in enumerate(rh):
         dw_ih.append(layout.by_output(of_inputs, 4 * hidden, gates=4, first=d * 4 * hidden))
         own_y, own = y[:, d * hidden : (d + 1) * hidden], dgates[:, d].flatten(1)
-        h_before = _states_before(h_0[d], own_y, packing, reverse=d == 1)
-        of_states = h_before.t() @ own if mask is None else products.wg(h_before, own, mask)
+        h_before = _states_before(h_0[d].to(y.dtype), own_y, packing, reverse=d == 1)
+        if mask is None:
+            of_states = products.multiply(h_before.t(), own)
+        else:
+            of_states = products.wg(h_before, own, mask)
         dw_hh.append(layout.by_output(of_states, 4 * hidden, gates=4))
-    db = flat.sum(dim=0).view(directions, hidden, 4)
+    db = flat.sum(dim=0, dtype=torch.float32).view(directions, hidden, 4)
     return dw_ih, dw_hh, [of_direction.t().flatten().clone() for of_direction in db]
+
+
+def _recurrence(
+    u: Tensor, first: Tensor, packing: Packing, masks: Sequence[DeviceMask | None]
+) -> Recurrence:
+    kind = TensorCoreRecurrence if u.dtype == torch.bfloat16 else Recurrence
+    return kind.of(u, first, packing.batch, masks)
+
+
+def _units_of(dtype: torch.dtype, hidden: int) -> int:
+    """Of a row of U: vectors of 16 bytes have the gates of one unit, in bfloat16 of two."""
+    return hidden + hidden % 2 if dtype == torch.bfloat16 else hidden
 
 
 def _states_before(h_0: Tensor, y: Tensor, packing: Packing, reverse: bool) -> Tensor:
@@ -194,10 +218,10 @@ def _backward(
 def _fp_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, ...]:
     directions, hidden = h_0.shape[0], h_0.shape[2]
     y = x.new_empty(len(x), directions * hidden)
-    gates, cells = (x.new_empty(len(x), directions, hidden, *last) for last in ((4,), ()))
+    gates, cells = (h_0.new_empty(len(x), directions, hidden, *last) for last in ((4,), ()))
     w, u = (
         x.new_empty(x.shape[1], directions * hidden * 4),
-        x.new_empty(directions, hidden, hidden, 4),
+        x.new_empty(directions, hidden, _units_of(x.dtype, hidden), 4),
     )
     return y, torch.empty_like(h_0), torch.empty_like(h_0), gates, cells, w, u
 
@@ -206,14 +230,14 @@ def _bp_shapes(
     dy: Any, dh_n: Any, dc_n: Any, saved: Sequence[Tensor], *_: Any
 ) -> tuple[Tensor, ...]:
     c_0, gates, w = saved[0], saved[1], saved[3]
-    dx = gates.new_empty(len(gates), len(w))
-    return torch.empty_like(gates), dx, torch.empty_like(c_0), torch.empty_like(c_0)
+    dx = w.new_empty(len(gates), len(w))
+    return torch.empty_like(gates, dtype=w.dtype), dx, torch.empty_like(c_0), torch.empty_like(c_0)
 
 
 def _wg_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[list[Tensor], ...]:
     directions, hidden = h_0.shape[0], h_0.shape[2]
     shapes = ((4 * hidden, x.shape[1]), (4 * hidden, hidden), (4 * hidden,))
-    return tuple([x.new_empty(shape) for _ in range(directions)] for shape in shapes)
+    return tuple([h_0.new_empty(shape) for _ in range(directions)] for shape in shapes)
 
 
 def register() -> None:

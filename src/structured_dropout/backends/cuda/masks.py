@@ -91,15 +91,22 @@ def unpack(
     return masks
 
 
-def check(name: str, tensor: Tensor, like: Tensor, shape: Sequence[int | None]) -> None:
-    """A float32 tensor of this shape (None: any size) on the device of ``like``.
+def check(
+    name: str,
+    tensor: Tensor,
+    like: Tensor,
+    shape: Sequence[int | None],
+    dtypes: Sequence[torch.dtype] = (torch.float32,),
+) -> None:
+    """A tensor of one of these dtypes and of this shape (None: any size) on the device of ``like``.
 
     Raises:
         ValueError: it is not.
     """
-    if tensor.dtype != torch.float32:
+    if tensor.dtype not in dtypes:
+        taken = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise ValueError(
-            f"{name} is {tensor.dtype}: the CUDA kernels take float32, convert the model"
+            f"{name} is {tensor.dtype}: the CUDA kernels take {taken}, convert the model"
         )
     if tensor.device != like.device:
         raise ValueError(

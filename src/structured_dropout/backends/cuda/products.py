@@ -2,7 +2,7 @@
 kernels/cuda/products.cu.
 
 A product over a whole sequence is free to skip or not. Where skipping does not pay (payoff.py), it
-is torch's, of the masked operand.
+is torch's, of the masked operand. In bfloat16 it always is, with float32 sums.
 """
 
 from __future__ import annotations
@@ -43,11 +43,19 @@ def positions(indices: Tensor, offsets: Tensor, units: int) -> Tensor:
     return result
 
 
+def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a @ b + bias by torch, summed in float32; the factors may be bfloat16."""
+    if a.dtype == torch.float32:
+        return a @ b if bias is None else torch.addmm(bias, a, b)
+    # torch has this product on a GPU alone.
+    sums = torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+    return sums if bias is None else sums.add_(bias)
+
+
 def fp(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, mask: DeviceMask) -> Tensor:
     """y [rows, outputs] from x [rows, units] and a weight by unit (figure 2a)."""
-    if not payoff.pays("fp", mask.scale):
-        masked, weight = _masked(x, mask), weight[:, :outputs]
-        return masked @ weight if bias is None else torch.addmm(bias, masked, weight)
+    if not payoff.pays("fp", mask.scale, x.dtype):
+        return multiply(_masked(x, mask), weight[:, :outputs], bias)
     y = x.new_empty(len(x), outputs)
     if y.numel():
         tile, tiles = _tiles(mask)
@@ -62,8 +70,8 @@ def fp(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, mask: Devic
 
 def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
     """dx [rows, units] from dy [rows, out] and a weight by unit (figure 2b)."""
-    if not payoff.pays("bp", mask.scale):
-        return _masked(dy @ weight[:, : dy.shape[1]].t(), mask)
+    if not payoff.pays("bp", mask.scale, dy.dtype):
+        return _masked(multiply(dy, weight[:, : dy.shape[1]].t()), mask)
     dx = dy.new_zeros(len(dy), mask.units)
     if dx.numel():
         tile, tiles = _tiles(mask)
@@ -78,8 +86,8 @@ def bp(dy: Tensor, weight: Tensor, mask: DeviceMask) -> Tensor:
 
 def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
     """The weight's gradient by unit, [units, at least out] (figure 2c)."""
-    if not payoff.pays("wg", mask.scale):
-        return _masked(x, mask).t() @ dy
+    if not payoff.pays("wg", mask.scale, x.dtype):
+        return multiply(_masked(x, mask).t(), dy)
     outputs = dy.shape[1]
     dweight = x.new_empty(mask.units, padded(outputs))
     if dweight.numel():
@@ -92,12 +100,17 @@ def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
 
 
 def _masked(x: Tensor, mask: DeviceMask) -> Tensor:
-    """x [rows, units] times ``scale`` where a row's draw keeps the unit, else 0."""
+    """x [rows, units] times ``scale`` where a row's draw keeps the unit, else 0; the scale is
+    float32 where x is bfloat16, too."""
     of_draws = (positions(mask.indices, mask.offsets, mask.units) >= 0) * mask.scale
+    masked = torch.empty_like(x)
     if len(x) == mask.draws * mask.most_rows:  # all draws serve as many rows
-        by_draw = x.view(mask.draws, mask.most_rows, mask.units)
-        return (by_draw * of_draws.unsqueeze(1)).view_as(x)
-    return x * of_draws.repeat_interleave(mask.rows.diff(), dim=0, output_size=len(x))
+        shape = mask.draws, mask.most_rows, mask.units
+        torch.mul(x.view(shape), of_draws.unsqueeze(1), out=masked.view(shape))
+    else:
+        of_rows = of_draws.repeat_interleave(mask.rows.diff(), dim=0, output_size=len(x))
+        torch.mul(x, of_rows, out=masked)
+    return masked
 
 
 def _aligned(tensor: Tensor) -> Tensor:

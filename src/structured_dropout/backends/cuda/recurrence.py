@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +20,14 @@ _QUAD = 16  # bytes of four floats
 _BP_THREADS = 256
 # Of a launch: the parts that blocks exchange take blocks * rows * hidden floats, twice.
 _BP_ROWS = 128
+
+
+class Block(NamedTuple):
+    """Of a launch: threads, the units whose weights are kept in shared memory, and its bytes."""
+
+    threads: int
+    resident: int
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,12 @@ class Recurrence:
     steps_per_draw: int
     scale: float
 
+    _units_together: ClassVar[int] = 1  # a block owns a multiple of so many
+
     @classmethod
     def of(
         cls, weight: Tensor, first: Tensor, batch: int, masks: Sequence[DeviceMask | None]
-    ) -> Recurrence:
+    ) -> Self:
         """With a mask for each direction, all alike but for the units that they keep, or None."""
         drawn = [mask for mask in masks if mask is not None]
         if not drawn:
@@ -67,17 +78,16 @@ class Recurrence:
         Returns:
             y and cells [rows, directions, hidden]; h_n and c_n [directions, batch, hidden].
         """
-        y, cells = (gates.new_empty(gates.shape[:-1]) for _ in range(2))
+        y, cells = (like.new_empty(gates.shape[:-1]) for like in (self.weight, gates))
         if y.numel() == 0:
             return y, cells, h_0.clone(), c_0.clone()
         h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
-        tile = row_tile(self.batch)
-        state = gates.new_empty(2, self._directions, self._hidden, self._padded(tile))
-        threads, resident = self._fp_block(tile)
-        shared = self._share(resident) + threads * tile * _QUAD
+        tile = self._row_tile()
+        state = self.weight.new_empty(2, self._directions, self._hidden, self._padded(tile))
+        block = self._fp_block(tile)
         draws = (self.indices, self.offsets, self.first)
         tensors = (gates, self.weight, *draws, h_0, c_0, state, h_n, c_n, cells, y)
-        self._launch("lstm_fp", tile, threads, resident, shared, tensors, (self._padded(tile),))
+        self._launch("lstm_fp", tile, block, tensors, (self._padded(tile),))
         return y, cells, h_n, c_n
 
     def bp(
@@ -90,21 +100,20 @@ class Recurrence:
         c_0: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """From the gradients of y [rows, directions * hidden], h_n and c_n (None: zeros), and what
-        FP left.
+        FP left; y, its gradient and dgates have the weight's dtype.
 
         Returns:
             dgates [rows, directions, hidden, 4], before the activations; dh_0 and dc_0 [directions,
             batch, hidden].
         """
-        dgates = torch.empty_like(gates)
+        dgates = torch.empty_like(gates, dtype=self.weight.dtype)
         if gates.numel() == 0:
             dh, dc = (torch.zeros_like(c_0) if d is None else d.clone() for d in (dh_n, dc_n))
             return dgates, dh, dc
         dh, dc = torch.empty_like(c_0), torch.empty_like(c_0)
-        tile = row_tile(self.batch)
+        tile = self._row_tile()
         rows = min(self._padded(tile), _BP_ROWS // tile * tile)
-        resident = self._resident(self._owned * tile * _QUAD)
-        shared = self._share(resident) + self._owned * tile * _QUAD
+        block = self._bp_block(tile)
         parts = gates.new_empty(2, self._directions, self._blocks, rows // 4, self._hidden, 4)
         places = None
         if self.indices is not None and self.offsets is not None:
@@ -112,16 +121,14 @@ class Recurrence:
         draws = (self.indices, self.offsets, places, self.first)
         tensors = (gates, cells, c_0, dy, dh_n, dc_n, self.weight, *draws, dgates, dh, dc, parts)
         for first_row in range(0, self.batch, rows):
-            self._launch("lstm_bp", tile, _BP_THREADS, resident, shared, tensors, (first_row, rows))
+            self._launch("lstm_bp", tile, block, tensors, (first_row, rows))
         return dgates, dh, dc
 
     def _launch(
         self,
         name: str,
         tile: int,
-        threads: int,
-        resident: int,
-        shared: int,
+        block: Block,
         tensors: tuple[Tensor | None, ...],
         rows: tuple[int, ...],
     ) -> None:
@@ -135,36 +142,48 @@ class Recurrence:
             *rows,
             self._hidden,
             self._owned,
-            resident,
+            block.resident,
         )
         launch.launch(
             _SOURCE,
             name,
             (self._blocks, self._directions, 1),
-            (threads, 1, 1),
-            shared,
+            (block.threads, 1, 1),
+            block.shared,
             (*tensors, arrivals, self.scale, *sizes),
             cooperative=True,
-            defines=(f"ROWS={tile}", f"THREADS={threads}"),
+            defines=(
+                f"ROWS={tile}",
+                f"THREADS={block.threads}",
+                *launch.operand(self.weight.dtype),
+            ),
         )
 
-    def _fp_block(self, tile: int) -> tuple[int, int]:
-        """Threads of a block, and the units whose weights it keeps in shared memory.
+    def _row_tile(self) -> int:
+        """Rows that are summed at once."""
+        return row_tile(self.batch)
 
-        More threads need more of it for their sums; they pay where weights come from the L2 cache,
-        whose latency takes many loads in flight.
-        """
-        resident = self._resident(128 * tile * _QUAD)
-        more_fit = 256 * tile * _QUAD <= launch.shared_limit(self.weight.device)
-        if self._owned <= 128 and (resident == self._hidden or not more_fit):
-            return 128, resident
+    def _fp_block(self, tile: int) -> Block:
+        """More threads need more shared memory for their sums; they pay where weights come from the
+        L2 cache, whose latency takes many loads in flight."""
+        few, more = (threads * tile * _QUAD for threads in (128, 256))
+        more_fit = more <= launch.shared_limit(self.weight.device)
+        if self._owned <= 128 and (self._resident(few) == self._hidden or not more_fit):
+            return self._block(128, few)
         if self._owned > 256 or not more_fit:
             raise ValueError(
                 f"hidden size {self._hidden} leaves {self._owned} units to each multiprocessor of "
                 f"{self.weight.device}, whose block can own {256 if more_fit else 128}: choose "
                 "backend=compact"
             )
-        return 256, self._resident(256 * tile * _QUAD)
+        return self._block(256, more)
+
+    def _bp_block(self, tile: int) -> Block:
+        return self._block(_BP_THREADS, self._owned * tile * _QUAD)
+
+    def _block(self, threads: int, work: int) -> Block:
+        resident = self._resident(work)
+        return Block(threads, resident, self._share(resident) + work)
 
     def _resident(self, work: int) -> int:
         """The units whose weights fit into a block's shared memory beside ``work`` bytes."""
@@ -191,7 +210,8 @@ class Recurrence:
         """Hidden units of a block: all blocks of a cooperative launch run at once, one a
         multiprocessor."""
         blocks = max(1, launch.multiprocessors(self.weight.device) // self._directions)
-        return -(-self._hidden // blocks)
+        together = self._units_together
+        return -(-self._hidden // (blocks * together)) * together
 
     @cached_property
     def _blocks(self) -> int:
