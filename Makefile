@@ -22,8 +22,10 @@ fuzz: install ## 50,000 random cases against the float64 reference
 nightly: install ## what takes too long for every change; ONLY=memory,kills runs some of it
 	$(BIN)/python scripts/nightly.py $(ONLY)
 
+# It cannot see the memory that tile instructions (AMX) read and write.
+WITHOUT_TILES := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-bf16)
 asan: install ## the kernels' tests under the address sanitizer
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 STRUCTURED_DROPOUT_CXXFLAGS="-fsanitize=address -g" \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 STRUCTURED_DROPOUT_CXXFLAGS="-fsanitize=address -g $(WITHOUT_TILES)" \
 	$(BIN)/python -m pytest -q tests/library/test_backends.py tests/library/test_cpu_kernels.py -k "cpu and not build and not compiler"
 
 cuda-report: install ## registers, shared memory and spills of the CUDA kernels; needs no GPU

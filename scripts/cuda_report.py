@@ -21,7 +21,7 @@ from rich.table import Table
 from structured_dropout.backends.cuda.launch import compiler_options, read_source
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
-# Each source with the macros that backends/cuda_*.py compile it with; the tests hold them against
+# Each source with the macros that backends/cuda/ compile it with; the tests hold them against
 # what is launched.
 _TILES = tuple(f"ROWS={rows}" for rows in (4, 8, 12, 16, 20))
 _IN_BFLOAT16 = "OPERAND=bfloat16"

@@ -42,7 +42,7 @@ void gather_some_units(const T* const* rows, const Group& g, Units units, Sum<T>
       for (int64_t row = 0; row < g.rows; ++row) gather(row, k);
     }
   }
-  if (last < g.units.count) return;
+  if (units.count == 0 || last < g.units.count) return;
   for (int64_t k = last; k < depth; ++k) {
     for (int64_t row = 0; row < g.rows; ++row) at(row, k) = 0;
   }

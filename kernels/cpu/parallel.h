@@ -16,9 +16,12 @@ void parallel(int64_t count, double cost, F f) {
   constexpr double worth_a_thread = 2e5;
   const int64_t grain =
       cost * count < worth_a_thread ? count : int64_t(worth_a_thread / (cost + 1)) + 1;
+  struct Release {
+    ~Release() { release_tiles(); }
+  };
   at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    const Release at_end;
     f(begin, end);
-    release_tiles();
   });
 }
 

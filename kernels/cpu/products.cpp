@@ -41,7 +41,7 @@ void with_constant(int64_t size, F f) {
 template <int64_t Count, typename T>
 class Share {
  public:
-  static constexpr int64_t kLines = Count * sizeof(T) / 64;
+  static constexpr int64_t kLines = std::max<int64_t>(1, Count * sizeof(T) / 64);
 
   Share(int64_t tile, bool all)
       : all_(all), offset_(std::min(tile, kLines - 1) * (Count / kLines)) {}

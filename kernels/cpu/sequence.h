@@ -78,9 +78,9 @@ class StepMask {
   std::vector<Groups> steps_;
 };
 
-// The masks of an operator from what structured_dropout/backends/bundle.py packed: for each site
-// the tensors indices, offsets, steps_per_draw and scale. A site without offsets drops nothing.
-// units has the size of each site's dropped dimension.
+// The masks of an operator from what structured_dropout/backends/operators/arguments.py packed: for
+// each site the tensors indices, offsets, steps_per_draw and scale. A site without offsets drops
+// nothing. units has the size of each site's dropped dimension.
 std::vector<StepMask> unpack_masks(const Sequence& sequence, at::TensorList packed,
                                    at::IntArrayRef units);
 

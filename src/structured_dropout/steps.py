@@ -26,7 +26,8 @@ class StepLinear:
 
     Args:
         weight, bias: [out, in] and [out]; bias may be None. The products are in the weight's dtype,
-            or in that of torch.autocast if it is on and the backend has it.
+            or in that of torch.autocast if it is on and the backend has it. A backend prepares the
+            weight once: it must not change before the last step.
         mask: drawn ahead for the whole sequence; None if nothing is dropped.
         steps, batch: of the sequence; a step that is never called, or whose y is not used,
             contributes nothing to WG.
@@ -48,7 +49,9 @@ class StepLinear:
         check_fit("input", mask, Packing.padded(steps, batch), weight.shape[1])
         computes = backends.get(backend)
         dtype = of_products(weight)
-        self._weight = weight.detach().to(dtype)
+        self._given = weight.detach()
+        self._version = _version(weight)
+        self._weight = self._given.to(dtype)
         self._products = computes.step_products(self._weight, mask)
         self._bias = None if bias is None else bias.detach()
         slots = _WeightGradient.apply(weight, bias, mask, steps, batch, computes, dtype)  # type: ignore[no-untyped-call]
@@ -59,7 +62,13 @@ class StepLinear:
 
         Raises:
             ValueError: the sequence has no such step, or it was called before.
+            RuntimeError: the weight was changed in place since the sequence began.
         """
+        if _version(self._given) != self._version:
+            raise RuntimeError(
+                "the weight was changed in place between the steps of a sequence: make a new "
+                "StepLinear for what follows"
+            )
         slots = self._slots.pop(step, None)
         if slots is None:
             raise ValueError(f"step {step} was called before, or is not one of the sequence")
@@ -67,6 +76,11 @@ class StepLinear:
             x = x.to(self._weight.dtype)
             y: Tensor = _Step.apply(x, *slots, self._weight, self._bias, self._products, step)  # type: ignore[no-untyped-call]
         return y
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was changed in place; nobody counts that of inference tensors."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def gradient_slot(like: Tensor, *shape: int) -> Tensor:

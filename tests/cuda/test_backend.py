@@ -179,7 +179,10 @@ def test_products_of_few_units_alone_pay(monkeypatch):
     monkeypatch.setattr(payoff, "LARGEST_SHARES", {"fp": 0.3, "bp": 0.4, "wg": 0.25})
 
     def paying(p: float) -> list[str]:
-        return [product for product in ("fp", "bp", "wg") if payoff.pays(product, 1 / (1 - p))]
+        scale = 1 / (1 - p)
+        return [
+            product for product in ("fp", "bp", "wg") if payoff.pays(product, scale, torch.float32)
+        ]
 
     assert [paying(p) for p in (0.59, 0.6, 0.7, 0.75)] == [
         [],

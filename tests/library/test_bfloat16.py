@@ -2,6 +2,7 @@
 ``test_backends.py`` and ``test_fuzz.py`` hold it too."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ ROOT = Path(__file__).parents[2]
 REASON = backends.get("cpu").supports(DropoutPolicy(), CPU, torch.bfloat16)
 NR_RH_ST = POLICIES["nr_rh_st"]
 
+TILES = "-U__AMX_BF16__" not in build._flags()
+
 needs_bfloat16 = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 
@@ -41,9 +44,9 @@ def test_layer(sizes, packing):
 
 
 @needs_bfloat16
-@pytest.mark.parametrize("kept", [1, 2, 3, 63, 64, 65, 127, 129, 131])
+@pytest.mark.parametrize("kept", [1, 2, 3, 31, 33, 63, 64, 65, 127, 129, 255, 257])
 def test_any_number_of_kept_units(kept):
-    """Units go in pairs, and in blocks of 128."""
+    """Units go in pairs, and in blocks of 32 (tiles) or 256."""
     units = torch.arange(0, 2 * kept, 2, dtype=torch.int32)
     mask = UnitMask(units, torch.tensor([0, kept]), 3, 2 * kept, 2.0)
     sizes, masks = (2 * kept, 2 * kept), LayerMasks(mask, (mask,))
@@ -122,13 +125,33 @@ def test_a_processor_without_the_instruction(older_processor, caplog):
     assert caplog.text.count("backend auto: fused") == 1
 
 
-def test_without_the_instruction_the_same_products_in_plain_code():
-    """On any processor: built without it, the tests of this file against the reference pass."""
+X86 = platform.machine() == "x86_64"
+BUILDS = {
+    "plain code": {
+        "STRUCTURED_DROPOUT_GENERIC": "1",
+        "STRUCTURED_DROPOUT_CXXFLAGS": "-mno-avx512f" if X86 else "",
+    },
+    "vectors": {"STRUCTURED_DROPOUT_CXXFLAGS": "-mno-amx-bf16"},
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain code",
+        pytest.param(
+            "vectors", marks=pytest.mark.skipif(not TILES, reason="the build is this one")
+        ),
+    ],
+)
+def test_the_builds_of_other_processors(name):
+    """Without tiles, and without any instruction for bfloat16 in vectors of 32 bytes, the tests of
+    this file against the reference pass, too."""
     tests = ["test_layer", "test_any_number_of_kept_units"]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", __file__, "-k", " or ".join(tests)],
         cwd=ROOT,
-        env={**os.environ, "STRUCTURED_DROPOUT_GENERIC": "1"},
+        env={**os.environ, **BUILDS[name]},
         capture_output=True,
         text=True,
     )

@@ -75,6 +75,10 @@ def test_opcheck_of_the_backward_operators(ops):
     dy = torch.randn(6, 9)
     torch.library.opcheck(ops.linear_bp.default, (dy, weight, *sequence))
     torch.library.opcheck(ops.linear_wg.default, (x, dy, *sequence))
+    torch.library.opcheck(ops.pack_weight.default, (weight,))
+    packed = ops.pack_weight(weight)
+    torch.library.opcheck(ops.packed_fp.default, (x, packed, 9, *sequence))
+    torch.library.opcheck(ops.packed_bp.default, (dy, packed, 5, *sequence))
     x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
     y, h_n, c_n, gates, cells = ops.lstm_fp(x, h_0, c_0, weights, *sequence)
     torch.library.opcheck(ops.lstm_bp.default, (x, y, h_n, c_n, weights, gates, cells, *sequence))
@@ -141,6 +145,17 @@ def test_wrong_arguments(ops, change, message):
     masks = [given["indices"], given["offsets"], *numbers, *given.get("more", [])]
     with pytest.raises(RuntimeError, match=message):
         ops.linear_fp(given["x"], given["weight"], bias, given["sizes"], masks)
+
+
+def test_wrong_packed_weights(ops):
+    x, weight, _, *sequence = linear_arguments(requires_grad=False)
+    packed = ops.pack_weight(weight)
+    with pytest.raises(RuntimeError, match="packed must have shape"):
+        ops.packed_fp(x, packed, 900, *sequence)
+    with pytest.raises(RuntimeError, match="packed must be Double"):
+        ops.packed_bp(torch.randn(6, 9).double(), packed, 5, *sequence)
+    with pytest.raises(RuntimeError, match="not what pack_weight gives"):
+        ops.packed_fp(x, packed.mT.contiguous().mT, 9, *sequence)
 
 
 def test_wrong_weights(ops):

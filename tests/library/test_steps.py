@@ -1,10 +1,14 @@
 """Step by step is the same as all at once: outputs and gradients."""
 
 import pytest
+import reference
 import torch
+from cases import dtypes_of
+from comparison import agree, cast
 from torch import nn
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout, backends
+from structured_dropout.layer import LayerMasks
 from structured_dropout.masks import Packing, draw
 from structured_dropout.steps import StepLinear, lstm_cell
 
@@ -27,24 +31,39 @@ SITES = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("site", SITES)
 def test_a_loop_equals_one_product_over_the_sequence(site, backend):
+    for inputs, outputs in [(13, 8), (200, 333)]:
+        for dtype in dtypes_of(backend):
+            agree_with_one_product(SITES[site], backend, inputs, outputs, dtype)
+
+
+def agree_with_one_product(site, backend, inputs, outputs, dtype):
     torch.manual_seed(0)
-    x = torch.randn(STEPS, BATCH, INPUT, requires_grad=True)
-    weight, bias = (
-        torch.randn(OUTPUT, INPUT, requires_grad=True),
-        torch.randn(OUTPUT, requires_grad=True),
-    )
-    mask = draw(SITES[site], steps=STEPS, batch=BATCH, units=INPUT, like=weight)
-    expected = backends.get("dense").linear(
-        x.flatten(0, 1), weight, bias, mask, Packing.padded(STEPS, BATCH)
-    )
-    product = StepLinear(weight, bias, mask, STEPS, BATCH, backend)
-    actual = torch.cat([product(row, step) for step, row in enumerate(x.unbind())])
-    torch.testing.assert_close(actual, expected)
-    dy = torch.randn_like(expected)
-    for a, e in zip(
-        *(torch.autograd.grad(y, (x, weight, bias), dy) for y in (actual, expected)), strict=True
-    ):
-        torch.testing.assert_close(a, e)
+    mask = draw(site, steps=STEPS, batch=BATCH, units=inputs, like=torch.empty(0, dtype=dtype))
+    shapes = [(STEPS * BATCH, inputs), (outputs, inputs), (outputs,)]
+
+    def at_once(x, weight, bias):
+        masks = cast(LayerMasks(mask, ()), x)
+        return reference.linear(x, weight, bias, masks.nr, Packing.padded(STEPS, BATCH))
+
+    def in_a_loop(x, weight, bias):
+        product = StepLinear(weight, bias, mask, STEPS, BATCH, backend)
+        return torch.cat([product(row, step) for step, row in enumerate(x.split(BATCH))])
+
+    agree(in_a_loop, at_once, [torch.randn(shape) for shape in shapes], dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_weight_that_changes_on_the_way_is_refused(backend):
+    weight = torch.randn(OUTPUT, INPUT, requires_grad=True)
+    mask = draw(SITES["structured"], steps=STEPS, batch=BATCH, units=INPUT, like=weight)
+    product = StepLinear(weight, None, mask, STEPS, BATCH, backend)
+    y = product(torch.randn(BATCH, INPUT), 0)
+    with torch.no_grad():
+        weight.mul_(3)
+    with pytest.raises(RuntimeError, match="changed in place between the steps"):
+        product(torch.randn(BATCH, INPUT), 1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 def test_steps_without_a_gradient_contribute_nothing():

@@ -75,16 +75,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _cpu_model() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
 def _simd() -> str:
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{capability} AMX" if torch.cpu._is_amx_tile_supported() else capability
+    return f"{capability} AMX" if "amx_bf16" in _cpuinfo("flags").split() else capability
 
 
-def _cpu_model() -> str:
+def _cpuinfo(key: str) -> str:
+    """What Linux says of the first processor; empty if nothing."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

@@ -36,9 +36,6 @@ class CpuBackend(OperatorBackend):
     def prepare(self) -> None:
         operators.load()
 
-    def of_steps(self, mask: Mask | None, like: Tensor) -> Mask | None:
-        return mask
-
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
     ) -> Tensor:

@@ -28,15 +28,6 @@ _NAME = "structured_dropout_cpu"
 # STRUCTURED_DROPOUT_GENERIC=1 compiles bfloat16 without the processor's instructions for it: slow,
 # and the same code on every machine, for tests.
 _GENERIC = os.environ.get("STRUCTURED_DROPOUT_GENERIC") == "1"
-# OpenMP for at::parallel_for's header; not linked, so that torch's own runtime is the only one.
-_FLAGS = [
-    "-O3",
-    "-march=native",
-    "-std=c++20",
-    "-fopenmp",
-    *(["-U__AVX512BF16__", "-U__AMX_BF16__"] if _GENERIC else []),
-    *os.environ.get("STRUCTURED_DROPOUT_CXXFLAGS", "").split(),
-]
 _log = logging.getLogger(__name__)
 
 
@@ -112,7 +103,7 @@ def _build(library: Path) -> None:
         cpp_extension.load(
             _NAME,
             [str(source) for source in _sources() if source.suffix == ".cpp"],
-            extra_cflags=_FLAGS,
+            extra_cflags=_flags(),
             build_directory=build,
             is_python_module=False,
         )
@@ -123,7 +114,7 @@ def _fingerprint(compiler: str, sources: list[Path]) -> str:
     """-march=native: a binary is good for one kind of processor only."""
     parts = [
         torch.__version__,
-        *_FLAGS,
+        *_flags(),
         _processor(),
         subprocess.check_output([compiler, "--version"], text=True),
     ]
@@ -142,6 +133,21 @@ def _processor() -> str:
     return next(
         (line for line in lines if line.startswith(("flags", "Features"))), os.uname().machine
     )
+
+
+def _flags() -> list[str]:
+    # A sandbox may hide from Linux's list what the compiler finds in the processor itself.
+    tiles = "amx_bf16" in _processor().split() and not _GENERIC
+    return [
+        "-O3",
+        "-march=native",
+        "-std=c++20",
+        # for at::parallel_for's header; not linked, so that torch's own runtime is the only one
+        "-fopenmp",
+        *([] if tiles else ["-U__AMX_BF16__"]),
+        *(["-U__AVX512BF16__"] if _GENERIC else []),
+        *os.environ.get("STRUCTURED_DROPOUT_CXXFLAGS", "").split(),
+    ]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from structured_dropout.policy import DropoutPolicy
 LARGEST_SHARES: dict[Phase, float] = {"fp": 0.3, "bp": 0.4, "wg": 0.25}
 
 
-def pays(product: Phase, scale: float, dtype: torch.dtype = torch.float32) -> bool:
+def pays(product: Phase, scale: float, dtype: torch.dtype) -> bool:
     """Whether skipping pays in a product over a sequence whose draws keep ``1 / scale`` of the
     units. Where torch's is on tensor cores (TF32, bfloat16) it never does; nor of an input that was
     masked before, whose scale is 1.
