@@ -10,7 +10,7 @@ import torch
 from cases import POLICIES, REAL, runs
 from threads import torch_threads
 
-from structured_dropout import StructuredLinear, StructuredLSTM, UnitMask
+from structured_dropout import DropoutPolicy, StructuredLinear, StructuredLSTM, UnitMask
 from structured_dropout.experiment import checkpoint
 
 nightly = pytest.mark.skipif("NIGHTLY" not in os.environ, reason="takes minutes: make nightly")
@@ -45,14 +45,16 @@ def test_other_seeds_give_other_bits(launch, tiny_text, tmp_path):
 
 
 @pytest.mark.skipif("cpu" not in REAL, reason="needs a compiler")
-@pytest.mark.parametrize("policy", ["none", "nr_st", "nr_rh_st", "nr_rh_st fixed"])
+@pytest.mark.parametrize("policy", ["nr_st", "nr_rh_st", "nr_rh_st fixed"])
 def test_the_kernels_give_the_same_bits_on_any_number_of_threads(policy):
-    """Each number is summed by one thread, in one order."""
+    """Each number is summed by one thread, in one order; torch's own products, which compute what
+    drops nothing, do not keep to that on every processor."""
     torch.manual_seed(0)
     lstm = StructuredLSTM(
         130, 200, num_layers=2, bidirectional=True, policy=POLICIES[policy], backend="cpu"
     )
-    linear = StructuredLinear(400, 1000, backend="cpu")
+    output = DropoutPolicy(output=POLICIES[policy].nr)
+    linear = StructuredLinear(400, 1000, policy=output, backend="cpu")
     x = torch.randn(9, 10, 130, requires_grad=True)
     leaves = [x, *lstm.parameters(), *linear.parameters()]
     expected = None
