@@ -58,8 +58,12 @@ def quality(groups: list[Group], tables: list[Table]) -> Summary:
                 epochs = f"{first.epochs} of {recipe(task).train.epochs}"
                 means = {group.dropout: mean_and_error(group.values(metric)) for group in chosen}
                 cells = [means.get(policy, ABSENT) for policy in POLICIES]
-                seeds = min(len(group.results) for group in chosen)
-                how = [first.precision, epochs, str(seeds)]
+                seeds = {group.dropout: len(group.results) for group in chosen}
+                if len(set(seeds.values())) == 1:
+                    counted = str(len(first.results))
+                else:
+                    counted = ", ".join(str(seeds[p]) for p in POLICIES if p in seeds)
+                how = [first.precision, epochs, counted]
                 rows.append([f"`{task}`", table.metrics[metric], *cells, *how])
     headings = ["`task`", "on the test set", *(f"`{d}`" for d in POLICIES)]
     headings += ["precision", "epochs", "seeds"]
