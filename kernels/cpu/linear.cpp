@@ -132,10 +132,10 @@ void wg(const T* x, const T* dy, int64_t rows, int64_t units, int64_t outputs, c
   const KeptInputs<T> inputs(row_pointers(x, rows, units), groups, scale, units);
   parallel(columns.panels(), inputs.cost(), [&](int64_t begin, int64_t end) {
     const PanelsOf<T> gradients(dy, rows, outputs, 1);
-    const Scratch<Sum<T>> biases(kPanel<T>);
+    const Scratch<Sum<T>> sums = inputs.room(), biases(kPanel<T>);
     for (int64_t panel = begin; panel < end; ++panel) {
       const T* g = gradients(0, rows, panel, 1).data;
-      inputs.weight_gradient(g, columns, panel, dweight);
+      inputs.weight_gradient(g, columns, panel, sums.get(), dweight);
       std::fill_n(biases.get(), kPanel<T>, Sum<T>(0));
       add_rows(g, rows, biases.get());
       unpack_vector(biases.get(), columns, panel, dbias);

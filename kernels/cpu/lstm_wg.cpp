@@ -37,12 +37,12 @@ void backward(const Layer& layer, const T* x, const T* h0, const T* y, const T* 
   }
   const double cost = inputs.cost() + states[0].cost();
   parallel(layout.directions * layout.panels, cost, [&](int64_t begin, int64_t end) {
-    const Scratch<Sum<T>> bias(kPanel<T>);
+    const Scratch<Sum<T>> of_inputs = inputs.room(), of_states = states[0].room(), bias(kPanel<T>);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t d = item / layout.panels, panel = item % layout.panels;
       const T* dg = dgates + layout.gates(d, panel, 0);
-      inputs.weight_gradient(dg, layout.columns, panel, gradients[d].w_ih);
-      states[d].weight_gradient(dg, layout.columns, panel, gradients[d].w_hh);
+      inputs.weight_gradient(dg, layout.columns, panel, of_inputs.get(), gradients[d].w_ih);
+      states[d].weight_gradient(dg, layout.columns, panel, of_states.get(), gradients[d].w_hh);
       std::fill_n(bias.get(), kPanel<T>, Sum<T>(0));
       add_rows(dg, layout.rows, bias.get());
       unpack_vector(bias.get(), layout.columns, panel, gradients[d].b);

@@ -25,16 +25,16 @@ class KeptInputs {
   // Multiply-adds for a panel.
   double cost() const { return double(groups_.elements()) * kPanel<T>; }
 
+  // Room for the sums of a panel, of any kept inputs of so many units.
+  Scratch<Sum<T>> room() const { return Scratch<Sum<T>>(units_ * kPanel<T>); }
+
   // dweight's columns of one panel from the panel's gradients g [rows][kPanel].
-  void weight_gradient(const T* g, const Columns<Sum<T>>& columns, int64_t panel,
+  void weight_gradient(const T* g, const Columns<Sum<T>>& columns, int64_t panel, Sum<T>* sums,
                        Sum<T>* dweight) const {
-    const Scratch<Sum<T>> sums(units_ * kPanel<T>);
-    std::fill_n(sums.get(), units_ * kPanel<T>, Sum<T>(0));
-    for (const Group& group : groups_) {
-      wg(gathered_.get() + group.offset, group.rows, g + group.row * kPanel<T>, group.units,
-         sums.get());
-    }
-    unpack_panel(sums.get(), units_, columns, panel, dweight);
+    std::fill_n(sums, units_ * kPanel<T>, Sum<T>(0));
+    for (const Group& group : groups_)
+      wg(gathered_.get() + group.offset, group.rows, g + group.row * kPanel<T>, group.units, sums);
+    unpack_panel(sums, units_, columns, panel, dweight);
   }
 
  private:
@@ -54,7 +54,9 @@ class KeptInputs<BFloat16> {
 
   double cost() const { return double(kept_.size()) * depth_ * kPanel<BFloat16>; }
 
-  void weight_gradient(const BFloat16* g, const Columns<float>& columns, int64_t panel,
+  Scratch<float> room() const;
+
+  void weight_gradient(const BFloat16* g, const Columns<float>& columns, int64_t panel, float* sums,
                        float* dweight) const;
 
  private:

@@ -113,13 +113,16 @@ KeptInputs<BFloat16>::KeptInputs(const std::vector<const BFloat16*>& rows, const
   });
 }
 
+Scratch<float> KeptInputs<BFloat16>::room() const {
+  return Scratch<float>(round_up(units_, kUnits) * kPanel<BFloat16>);
+}
+
 void KeptInputs<BFloat16>::weight_gradient(const BFloat16* g, const Columns<float>& columns,
-                                           int64_t panel, float* dweight) const {
+                                           int64_t panel, float* sums, float* dweight) const {
   TileShapes shapes;
   for (int tile = 0; tile < 8; ++tile) shapes.set<float>(tile, kTileRows, kTileColumns);
   shape_tiles(shapes);
   const int64_t kept = kept_.size();
-  const Scratch<float> sums(std::max(round_up(kept, kUnits), units_) * kPanel<BFloat16>);
   alignas(64) BFloat16 pairs[kRows / 2 * kPair];
   for (int64_t row = 0; row < rows_; row += kRows) {
     const int64_t rows = std::min(kRows, rows_ - row);
@@ -127,12 +130,12 @@ void KeptInputs<BFloat16>::weight_gradient(const BFloat16* g, const Columns<floa
     for (int64_t k = 0; k < kept; k += kUnits) {
       for (int64_t column = 0; column < kPanel<BFloat16>; column += O::kLanes) {
         product(inputs_.get() + k * depth_ + row, depth_, pairs + 2 * column, rows, row > 0,
-                sums.get() + k * kPanel<BFloat16> + column);
+                sums + k * kPanel<BFloat16> + column);
       }
     }
   }
-  spread(kept_, units_, sums.get());
-  unpack_panel(sums.get(), units_, columns, panel, dweight);
+  spread(kept_, units_, sums);
+  unpack_panel(sums, units_, columns, panel, dweight);
 }
 
 }  // namespace structured_dropout

@@ -44,7 +44,7 @@ def test_layer(sizes, packing):
 
 
 @needs_bfloat16
-@pytest.mark.parametrize("kept", [1, 2, 3, 31, 33, 63, 64, 65, 127, 129, 255, 257])
+@pytest.mark.parametrize("kept", [1, 2, 3, 31, 33, 63, 64, 65, 127, 129, 131, 255, 257])
 def test_any_number_of_kept_units(kept):
     """Units go in pairs, and in blocks of 32 (tiles) or 256."""
     units = torch.arange(0, 2 * kept, 2, dtype=torch.int32)
