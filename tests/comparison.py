@@ -32,11 +32,12 @@ FEW = 8
 def close_in_bfloat16(actual: torch.Tensor, expected: torch.Tensor, torchs: torch.Tensor) -> None:
     """In the root mean square at most twice torch's own error in bfloat16, and a unit in the last
     place."""
+    assert actual.shape == expected.shape
     if expected.numel() == 0:
         return
     error, torchs_error, size = (
         x.square().mean().sqrt().item()
-        for x in (actual.double() - expected, torchs.double() - expected, expected)
+        for x in (actual.cpu().double() - expected, torchs.double() - expected, expected)
     )
     assert error <= 2 * torchs_error + 2**-7 * size, (error, torchs_error, size)
 
