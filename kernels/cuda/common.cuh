@@ -23,7 +23,22 @@ struct Kept {
   const int* ids;
   int count;
 
-  __device__ int operator[](int i) const { return ids ? __ldg(ids + i) : i; }
+  __device__ int operator[](int i) const { return ids ? ids[i] : i; }
+
+  // Where it keeps a unit, or -1.
+  __device__ int place_of(int unit) const {
+    if (!ids) return unit < count ? unit : -1;
+    int begin = 0, end = count;
+    while (begin < end) {
+      const int middle = (begin + end) / 2;
+      if (ids[middle] < unit) {
+        begin = middle + 1;
+      } else {
+        end = middle;
+      }
+    }
+    return begin < count && ids[begin] == unit ? begin : -1;
+  }
 };
 
 // Draw d keeps the units indices[offsets[d]] to indices[offsets[d + 1]]; without offsets it keeps
@@ -39,38 +54,34 @@ __device__ inline float load(const float* from) { return __ldg(from); }
 __device__ inline void store(float* to, float v) { *to = v; }
 __device__ inline void store(float* to, float4 v) { *reinterpret_cast<float4*>(to) = v; }
 
-// Asks for the memory at p, to be read behind a barrier.
-__device__ inline void prefetch(const void* p) {
-#ifdef __CUDA_ARCH__
-  asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
-#endif
-}
-
-// Copies to shared memory for which no thread waits until wait_for_copies(); a barrier then shows
-// them to the others. A vector may be one that another block wrote: it passes by the first-level
-// cache. Before sm_80 a copy is a load and a store.
+// Copies of 4 or 16 bytes to shared memory for which no thread waits until wait_for_copies(); a
+// barrier then shows them to the others. A vector may be one that another block wrote: it passes by
+// the first-level cache. Before sm_80 a copy is a load and a store.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-__device__ inline void copy_async(float* to, const float* from) {
-  asm volatile(
-      "cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(unsigned(__cvta_generic_to_shared(to))),
-      "l"(from));
-}
-__device__ inline void copy_async(float4* to, const float4* from) {
-  asm volatile(
-      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(unsigned(__cvta_generic_to_shared(to))),
-      "l"(from));
+template <class T>
+__device__ void copy_async(T* to, const T* from) {
+  const unsigned place = unsigned(__cvta_generic_to_shared(to));
+  if constexpr (sizeof(T) == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from));
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(place), "l"(from));
+  }
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #elif defined(CUDA_SHIM)  // the tests' machine, which copies as late as it may
-inline void copy_async(float* to, const float* from) { shim::copy_async(to, from, sizeof *to); }
-inline void copy_async(float4* to, const float4* from) { shim::copy_async(to, from, sizeof *to); }
+template <class T>
+void copy_async(T* to, const T* from) {
+  shim::copy_async(to, from, sizeof *to);
+}
 inline void wait_for_copies() {
   shim::commit_copies();
   shim::wait_for_copies(0);
 }
 #else
-__device__ inline void copy_async(float* to, const float* from) { *to = *from; }
-__device__ inline void copy_async(float4* to, const float4* from) { *to = __ldcg(from); }
+template <class T>
+__device__ void copy_async(T* to, const T* from) {
+  *to = __ldcg(from);
+}
 __device__ inline void wait_for_copies() {}
 #endif
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from structured_dropout.backends.cpu import build, operators
 from structured_dropout.derivatives import differentiable_once
@@ -17,9 +18,10 @@ def cross_entropy_(logits: Tensor, targets: Tensor, ignore_index: int = -100) ->
     lost.
 
     Args:
-        logits: [rows, classes]; overwritten, and their gradient after them, so that nothing of
-            their size is allocated. Of bfloat16 and float16 logits all but the gradient is
-            float32, the loss, too.
+        logits: [rows, classes]. Those of float32, and of bfloat16 where the ``cpu`` backend's
+            kernels run, are overwritten, and their gradient after them, so that nothing of their
+            size is allocated. Of bfloat16 and float16 ones all but the gradient is float32, the
+            loss, too.
         targets: int64 [rows]; rows of ``ignore_index`` count for nothing.
 
     Raises:
@@ -32,7 +34,10 @@ def cross_entropy_(logits: Tensor, targets: Tensor, ignore_index: int = -100) ->
             "cross_entropy_ would overwrite logits that are (a view of) a leaf that requires grad"
         )
     half = logits.dtype in (torch.bfloat16, torch.float16)
-    function = _HalfCrossEntropy if half else _CrossEntropy
+    if half and not _has_kernel(logits):
+        logs = functional.log_softmax(logits, dim=1, dtype=torch.float32)
+        return functional.nll_loss(logs, targets, ignore_index=ignore_index, reduction="sum")
+    function = _BFloat16CrossEntropy if half else _CrossEntropy
     loss: Tensor = function.apply(logits, targets, ignore_index)  # type: ignore[no-untyped-call]
     return loss
 
@@ -58,7 +63,7 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient.scatter_add_(1, targets, -scale), None, None
 
 
-class _HalfCrossEntropy(torch.autograd.Function):
+class _BFloat16CrossEntropy(torch.autograd.Function):
     """Rounds once, to the gradient: of the softmax the forward keeps a sum a row."""
 
     @staticmethod
@@ -66,12 +71,7 @@ class _HalfCrossEntropy(torch.autograd.Function):
         counts = (targets != ignore_index).float()
         targets = targets.masked_fill(targets == ignore_index, 0)
         target_logits = logits.gather(1, targets.unsqueeze(1)).squeeze(1).float()
-        if _has_kernel(logits):
-            largest, log_sum = operators.load().cross_entropy_fp(logits)
-        else:
-            largest = logits.amax(dim=1).float()
-            sums = [_powers(logits[i], largest[i]).sum(dim=1) for i in _parts(logits)]
-            log_sum = torch.cat(sums).log()
+        largest, log_sum = operators.load().cross_entropy_fp(logits)
         ctx.save_for_backward(logits, targets, counts, largest, log_sum)
         loss: Tensor = ((largest - target_logits + log_sum) * counts).sum()
         return loss
@@ -80,32 +80,10 @@ class _HalfCrossEntropy(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor, None, None]:
         logits, targets, counts, largest, log_sum = ctx.saved_tensors
-        scale = dloss * counts
-        if _has_kernel(logits):
-            operators.load().cross_entropy_bp_(logits, targets, largest, log_sum, scale)
-            return logits, None, None
-        targets, scale = targets.unsqueeze(1), scale.unsqueeze(1)
-        for i in _parts(logits):
-            gradient = _powers(logits[i], largest[i], log_sum[i])
-            gradient.scatter_add_(1, targets[i], gradient.new_full(targets[i].shape, -1))
-            logits[i] = gradient.mul_(scale[i])
+        operators.load().cross_entropy_bp_(logits, targets, largest, log_sum, dloss * counts)
         return logits, None, None
 
 
 def _has_kernel(logits: Tensor) -> bool:
     suits = logits.is_cpu and logits.dtype == torch.bfloat16 and logits.is_contiguous()
     return bool(suits) and build.missing() is None
-
-
-def _powers(logits: Tensor, *exponents: Tensor) -> Tensor:
-    """e to the logits less each row's exponents, in float32."""
-    result = logits.float()
-    for exponent in exponents:
-        result = result.sub_(exponent.unsqueeze(1))
-    return result.exp_()
-
-
-def _parts(logits: Tensor) -> list[slice]:
-    """Rows that take a few megabytes in float32."""
-    rows = max(1, 2**20 // logits.shape[1])
-    return [slice(first, first + rows) for first in range(0, len(logits), rows)]

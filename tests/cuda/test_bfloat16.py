@@ -92,9 +92,9 @@ def test_backward_in_several_launches(monkeypatch, directions):
         ({"multiprocessors": 40}, 9, 9),  # more of them than a tile of units
         ({"multiprocessors": 40}, 90, 90),  # warps that share out the kept units
         ({"multiprocessors": 2, "shared_limit": 64 << 10}, 80, 80),  # more gates than warps
-        ({"multiprocessors": 9, "shared_limit": 29280}, 150, 150),
-        ({"multiprocessors": 9, "shared_limit": 29279}, 150, 25),  # a part of U fits
-        ({"multiprocessors": 9, "shared_limit": 26000}, 150, 4),
+        ({"multiprocessors": 9, "shared_limit": 29888}, 150, 150),
+        ({"multiprocessors": 9, "shared_limit": 29887}, 150, 25),  # a part of U fits
+        ({"multiprocessors": 9, "shared_limit": 26608}, 150, 4),
     ],
 )
 @pytest.mark.parametrize("rate", [0.1, 0.9])

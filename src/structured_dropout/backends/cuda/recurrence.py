@@ -13,7 +13,7 @@ from torch import Tensor
 
 from structured_dropout.backends.cuda import launch
 from structured_dropout.backends.cuda.masks import DeviceMask
-from structured_dropout.backends.cuda.products import positions, row_tile
+from structured_dropout.backends.cuda.products import row_tile
 
 _SOURCE = "lstm.cu"
 _QUAD = 16  # bytes of four floats
@@ -113,12 +113,9 @@ class Recurrence:
         dh, dc = torch.empty_like(c_0), torch.empty_like(c_0)
         tile = self._row_tile()
         rows = min(self._padded(tile), _BP_ROWS // tile * tile)
-        block = self._bp_block(tile)
+        block = self._bp_block(tile, rows)
         parts = gates.new_empty(2, self._directions, self._blocks, rows // 4, self._hidden, 4)
-        places = None
-        if self.indices is not None and self.offsets is not None:
-            places = positions(self.indices, self.offsets, self._hidden)
-        draws = (self.indices, self.offsets, places, self.first)
+        draws = (self.indices, self.offsets, self.first)
         tensors = (gates, cells, c_0, dy, dh_n, dc_n, self.weight, *draws, dgates, dh, dc, parts)
         for first_row in range(0, self.batch, rows):
             self._launch("lstm_bp", tile, block, tensors, (first_row, rows))
@@ -166,7 +163,7 @@ class Recurrence:
     def _fp_block(self, tile: int) -> Block:
         """More threads need more shared memory for their sums; they pay where weights come from the
         L2 cache, whose latency takes many loads in flight."""
-        few, more = (threads * tile * _QUAD for threads in (128, 256))
+        few, more = (self._ids + threads * tile * _QUAD for threads in (128, 256))
         more_fit = more <= launch.shared_limit(self.weight.device)
         if self._owned <= 128 and (self._resident(few) == self._hidden or not more_fit):
             return self._block(128, few)
@@ -178,8 +175,12 @@ class Recurrence:
             )
         return self._block(256, more)
 
-    def _bp_block(self, tile: int) -> Block:
-        return self._block(_BP_THREADS, self._owned * tile * _QUAD)
+    def _bp_block(self, tile: int, rows: int) -> Block:
+        return self._block(_BP_THREADS, self._bp_state(rows) + self._owned * tile * _QUAD)
+
+    def _bp_state(self, rows: int) -> int:
+        """Bytes of what stays in shared memory over BP's steps besides U: places and dh."""
+        return self._ids + _quads(self._owned) + _quads(rows * self._owned)
 
     def _block(self, threads: int, work: int) -> Block:
         resident = self._resident(work)
@@ -196,6 +197,11 @@ class Recurrence:
 
     def _padded(self, tile: int) -> int:
         return -(-self.batch // tile) * tile
+
+    @cached_property
+    def _ids(self) -> int:
+        """Bytes of the kept units' ids of a step."""
+        return 0 if self.offsets is None else _quads(self._hidden)
 
     @cached_property
     def _directions(self) -> int:
@@ -217,3 +223,8 @@ class Recurrence:
     def _blocks(self) -> int:
         """Blocks of each direction."""
         return -(-self._hidden // self._owned)
+
+
+def _quads(numbers: int) -> int:
+    """Bytes of so many numbers of four bytes, in whole vectors of four."""
+    return -(-numbers // 4) * _QUAD

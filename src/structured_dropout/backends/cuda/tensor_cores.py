@@ -28,13 +28,13 @@ class TensorCoreRecurrence(Recurrence):
 
     def _fp_block(self, tile: int) -> Block:
         slices = max(1, _WARPS // (self._owned // 4))
-        sums = slices * tile * self._owned * 16
+        rest = self._ids + slices * tile * self._owned * 16
         near = min(_up(self._hidden, 16), _NEAR_CHUNK)
-        return self._planned(sums + 2 * tile * near, sums + 2 * tile * _FAR_CHUNK)
+        return self._planned(rest + 2 * tile * near, rest + 2 * tile * _FAR_CHUNK)
 
-    def _bp_block(self, tile: int) -> Block:
-        deltas = tile * (4 * self._owned + 8) * 2
-        return self._planned(deltas, deltas)
+    def _bp_block(self, tile: int, rows: int) -> Block:
+        rest = self._bp_state(rows) + tile * (4 * self._owned + 8) * 2
+        return self._planned(rest, rest)
 
     def _planned(self, near: int, far: int) -> Block:
         """A block needs, beside U's share and a row of zeros, ``near`` bytes where all of U fits,
