@@ -8,7 +8,7 @@ import sys
 import checkout  # noqa: F401
 
 from scripts.compose import ROOT
-from scripts.report.figures import cases, frontier, layout, phases, speedup, steps, training
+from scripts.report.figures import cases, frontier, layout, phases, rates, speedup, steps, training
 from structured_dropout.experiment.errors import UsageError
 
 FIGURES = {
@@ -19,6 +19,7 @@ FIGURES = {
     "training": training.draw,
     "speedup": speedup.draw,
     "frontier": frontier.draw,
+    "rates": rates.draw,
 }
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.report import frontier, hours, kernels, quality, speed, summaries
+from scripts.report import frontier, hours, kernels, quality, rates, speed, summaries
 from scripts.report.benchmarks import Timing, by_machine, timings
-from scripts.report.commands import benchmark
+from scripts.report.commands import benchmark, training
 from scripts.report.markdown import commands
 from scripts.report.runs import Group, groups
 from scripts.report.table_files import comma_separated, markdown
@@ -121,6 +121,18 @@ def _frontier(material: Material) -> str:
     return _paragraphs([frontier.table(points), commands([benchmark(timed, material.root)])])
 
 
+def _rates(material: Material) -> str:
+    points, timed = (
+        rates.points(material.groups, material.timings),
+        rates.measured(material.timings),
+    )
+    if not points:
+        return NOT_RUN
+    lines = training([point.group for point in points])
+    lines += [benchmark(timed, material.root)] if timed else []
+    return _paragraphs([rates.table(points), commands(lines)])
+
+
 def _paragraphs(texts: Iterable[str]) -> str:
     return "\n\n".join(texts) or NOT_RUN
 
@@ -141,5 +153,6 @@ PARTS: dict[str, Callable[[Material], str]] = {
     "f1": lambda m: _by_seed(m, 3, "test_f1"),
     "precisions": _precisions,
     "frontier": _frontier,
+    "rates": _rates,
     "hours": lambda m: _paragraphs(hours.by_experiment(m.timings, m.groups)),
 }

@@ -30,7 +30,7 @@ def points(groups: list[Group], timings: list[Timing]) -> list[Point]:
         _setting(group.config): group
         for group in groups
         if group.precision == "fp32"
-        and _besides_dropout(group.config) == _besides_dropout(experiment)
+        and besides_dropout(group.config) == besides_dropout(experiment)
         if group.config["dropout.name"] == experiment["dropout.name"]
     }
     found = []
@@ -71,5 +71,6 @@ def _setting(config: dict[str, Any]) -> tuple[float, str] | None:
     return settings.pop() if len(settings) == 1 else None
 
 
-def _besides_dropout(config: dict[str, Any]) -> dict[str, Any]:
+def besides_dropout(config: dict[str, Any]) -> dict[str, Any]:
+    """What else a configuration says, keys with dots."""
     return {key: value for key, value in config.items() if not key.startswith("dropout.")}

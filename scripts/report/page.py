@@ -18,7 +18,10 @@ from scripts.report.summaries import Summary
 from scripts.report.table_files import SPEEDUPS, explanation
 from scripts.report.tables import ABSENT, Row, Table, number, spread
 
-FIGURES = ("figure1.png", "figure3.png", "benchmarks/speedup.png", "benchmarks/frontier.png")
+FIGURES = (
+    *("figure1.png", "figure3.png"),
+    *("benchmarks/speedup.png", "benchmarks/frontier.png", "benchmarks/rates.png"),
+)
 
 
 def page(root: Path) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.report.figures import cases, frontier, layout, phases, speedup, steps, training
+from scripts.report.figures import cases, frontier, layout, phases, rates, speedup, steps, training
 from structured_dropout import Case
 
 ROOT = Path(__file__).parents[2]
@@ -23,18 +23,19 @@ def test_figures_are_written_from_the_committed_results(tmp_path):
     (tmp_path / "results/runs").symlink_to(ROOT / "results/runs")
     for path in (ROOT / "results/benchmarks").glob("*.csv"):
         (tmp_path / "results/benchmarks" / path.name).symlink_to(path)
-    for figure in (cases, phases, layout, steps, training, speedup, frontier):
+    for figure in (cases, phases, layout, steps, training, speedup, frontier, rates):
         figure.draw(tmp_path)
     drawn = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
     assert drawn == {
         *("docs/layout.png", "docs/phases.png", "docs/steps.png"),
         *("results/figure1.png", "results/figure3.png"),
-        *("results/benchmarks/frontier.png", "results/benchmarks/speedup.png"),
+        *("results/benchmarks/frontier.png", "results/benchmarks/rates.png"),
+        "results/benchmarks/speedup.png",
     }
 
 
 def test_what_was_not_run_is_not_drawn(tmp_path, capsys):
-    for figure in (training, speedup, frontier):
+    for figure in (training, speedup, frontier, rates):
         figure.draw(tmp_path)
-    assert capsys.readouterr().err.count("not drawn") == 3
+    assert capsys.readouterr().err.count("not drawn") == 4
     assert not list(tmp_path.rglob("*.png"))
