@@ -16,35 +16,38 @@ _EXPERIMENT, _RATE = "+experiment", "task.rates.output"
 
 
 class Point(NamedTuple):
-    """Runs of experiment=multi30k, with their speed over the fastest of torch's where it was
-    timed."""
+    """Runs of experiment=multi30k, and how much faster their policy trains than the fastest of
+    torch's, by the precision in which that was timed."""
 
     rate: float
     group: Group
-    speed: float | None
+    speeds: dict[str, float]
 
     @property
-    def metrics(self) -> tuple[list[float], list[float]]:
-        """BLEU on the development and on the test set, by seed."""
-        return self.group.values("valid_bleu"), self.group.values("test_bleu")
+    def bleu(self) -> list[float]:
+        """On the test set, by seed."""
+        return self.group.values("test_bleu")
 
 
 def points(groups: list[Group], timings: list[Timing]) -> list[Point]:
-    """Every setting that was run, by precision, policy and rate."""
+    """Every setting that was run, by precision, policy and rate; the baseline's speed is 1."""
     experiment = flat(identity(compose("+experiment=multi30k")))
-    speeds = {
-        (timing.precision, timing.dropout, float(timing.settings[_RATE])): timing.vs_torch
-        for timing in measured(timings)
-        if timing.skips
-    }
+    timed = measured(timings)
     found = []
     for group in groups:
-        if besides_dropout(group.config) == besides_dropout(experiment):
-            rate = float(group.config["dropout.output.p"])
-            speed = speeds.get((group.precision, group.dropout, rate))
-            if group.dropout == baseline(group.task):
-                speed = 1.0
-            found.append(Point(rate, group, speed))
+        if besides_dropout(group.config) != besides_dropout(experiment):
+            continue
+        rate = float(group.config["dropout.output.p"])
+        if group.dropout == baseline(group.task):
+            speeds = {timing.precision: 1.0 for timing in timed}
+        else:
+            speeds = {
+                timing.precision: timing.vs_torch
+                for timing in timed
+                if timing.skips and timing.dropout == group.dropout
+                if float(timing.settings[_RATE]) == rate
+            }
+        found.append(Point(rate, group, speeds))
     return sorted(found, key=_order)
 
 
@@ -57,8 +60,14 @@ def measured(timings: list[Timing]) -> list[Timing]:
     return [timing for timing in timings if timing.settings.keys() == {_EXPERIMENT, _RATE}]
 
 
+def precisions(found: list[Point]) -> list[str]:
+    """In which speed was timed, float32 first."""
+    return sorted({p for point in found for p in point.speeds}, key=lambda p: (p != "fp32", p))
+
+
 def table(found: list[Point]) -> str:
     """Quality and speed of each point."""
+    timed = precisions(found)
     rows = [
         [
             f"`{point.group.dropout}`",
@@ -66,11 +75,12 @@ def table(found: list[Point]) -> str:
             point.group.precision,
             str(point.group.epochs),
             str(len(point.group.results)),
-            *(spread(values) for values in point.metrics),
-            number(point.speed),
+            spread(point.group.values("valid_bleu")),
+            spread(point.bleu),
+            *(number(point.speeds.get(precision)) for precision in timed),
         ]
         for point in found
     ]
     headings = ["`dropout`", "p", "precision", "epochs", "seeds"]
-    headings += ["BLEU, development set", "BLEU, test set", "speed-up over torch's LSTM"]
-    return grid(headings, rows)
+    headings += ["BLEU, development set", "BLEU, test set"]
+    return grid([*headings, *(f"speed-up, {precision}" for precision in timed)], rows)

@@ -10,38 +10,41 @@ import matplotlib.pyplot as plt
 
 from scripts.report.benchmarks import timings
 from scripts.report.figures.style import save
-from scripts.report.rates import points
+from scripts.report.rates import points, precisions
 from scripts.report.runs import groups
 
 
 def draw(root: Path) -> None:
-    """Write results/benchmarks/rates.png; what was not timed is left out and named."""
+    """Write results/benchmarks/rates.png: a panel for each precision in which speed was timed."""
     found = points(groups(root / "results/runs"), timings(root / "results/benchmarks"))
-    for point in found:
-        if point.speed is None:
-            print(f"not timed: {point.group.dropout} at {point.rate:g}", file=sys.stderr)
-    timed = [(point, point.speed) for point in found if point.speed is not None]
+    timed = precisions(found)
     if not timed:
-        print("not drawn: docs/results.md has the commands of multi30k", file=sys.stderr)
+        print("not drawn: docs/results.md has the commands of BLEU by rate", file=sys.stderr)
         return
-    figure, axes = plt.subplots(figsize=(7, 3.9))
-    for color, dropout in enumerate(dict.fromkeys(point.group.dropout for point, _ in timed)):
-        own = [(point, x) for point, x in timed if point.group.dropout == dropout]
-        speeds, tests = [x for _, x in own], [point.metrics[1] for point, _ in own]
-        middles = [statistics.mean(values) for values in tests]
-        spread = [
-            [y - min(values) for y, values in zip(middles, tests, strict=True)],
-            [max(values) - y for y, values in zip(middles, tests, strict=True)],
-        ]
-        axes.errorbar(
-            speeds, middles, spread, color=f"C{color}", marker="o", capsize=2, label=dropout
-        )
-        for (point, x), y in zip(own, middles, strict=True):
-            label = f"p = {point.rate:g}"
-            axes.annotate(label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("speed-up of a training iteration over the fastest of torch's")
-    axes.set_ylabel("BLEU, test set")
-    first = timed[0][0].group
-    axes.set_title(f"{first.task}, {first.precision}, {first.epochs} epochs")
-    axes.legend()
+    figure, panels = plt.subplots(1, len(timed), figsize=(7, 3.6), sharey=True, squeeze=False)
+    for axes, precision in zip(panels[0], timed, strict=True):
+        for color, dropout in enumerate(dict.fromkeys(point.group.dropout for point in found)):
+            own = [p for p in found if p.group.dropout == dropout and precision in p.speeds]
+            speeds = [point.speeds[precision] for point in own]
+            means = [statistics.mean(point.bleu) for point in own]
+            below = [mean - min(point.bleu) for mean, point in zip(means, own, strict=True)]
+            above = [max(point.bleu) - mean for mean, point in zip(means, own, strict=True)]
+            axes.errorbar(
+                speeds,
+                means,
+                [below, above],
+                color=f"C{color}",
+                marker="o",
+                capsize=2,
+                label=dropout,
+            )
+            for point, x, y in zip(own, speeds, means, strict=True):
+                place = {"xytext": (6, 4), "textcoords": "offset points"}
+                axes.annotate(f"p = {point.rate:g}", (x, y), fontsize=8, **place)
+        axes.set_xlabel(f"speed-up over the fastest of torch's, {precision}")
+        axes.margins(x=0.25)
+    first = found[0].group
+    panels[0][0].set_ylabel("BLEU, test set")
+    panels[0][0].legend()
+    figure.suptitle(f"{first.task}, {first.epochs} epochs in {first.precision}", fontsize=10)
     save(figure, root / "results/benchmarks/rates.png")
