@@ -73,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   const auto cell_of = [&](const Step& step, int b, int unit) {
     return ((step.first + b) * directions + direction) * hidden + unit;
   };
-  const auto place_of = [&](int b, int unit) {
+  const auto state_of = [&](int b, int unit) {
     return ((long long)direction * batch + b) * hidden + unit;
   };
   const auto half = [&](int i) {
@@ -87,14 +87,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   const auto inputs_of = [&](const Step& step, int row0, int item) -> Inputs {
     const int b = row0 + item / owned, unit = first_unit + item % owned;
     if (item >= ROWS * owned || b >= step.size || unit >= hidden) return {zero(), 0.f};
-    return {quads(gates)[cell_of(step, b, unit)], c_n[place_of(b, unit)]};
+    return {quads(gates)[cell_of(step, b, unit)], c_n[state_of(b, unit)]};
   };
 
   // Both halves begin with h_0, for rows that take no part in the first steps.
   for (int item = threadIdx.x; item < owned * batch_padded; item += THREADS) {
     const int unit = first_unit + item / batch_padded, b = item % batch_padded;
     if (unit >= hidden) break;
-    const long long place = place_of(b, unit);
+    const long long place = state_of(b, unit);
     const float h = b < batch ? __ldg(h_0 + place) : 0.f;
     for (int i = 0; i < 2; ++i) store(half(i) + (long long)unit * batch_padded + b, h);
     if (b >= batch) continue;
@@ -117,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         ahead = inputs_of(step, row0, item + THREADS);
         const int b = row0 + item / owned, unit = first_unit + item % owned;
         if (b >= step.size || unit >= hidden) continue;
-        const long long cell = cell_of(step, b, unit), place = place_of(b, unit);
+        const long long cell = cell_of(step, b, unit), place = state_of(b, unit);
         float4 gate = inputs.gate;
         multiply_add(gate, scale, product.sum_of(item));
         gate = make_float4(sigmoid(gate.x), sigmoid(gate.y), tanhf(gate.z), sigmoid(gate.w));
@@ -186,7 +186,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   const auto rows_of = [&](int size) {
     return max(0, min(size - first_b, rows_padded));
   };  // that are this launch's
-  const auto place_of = [&](int row, int unit) {
+  const auto state_of = [&](int row, int unit) {
     return ((long long)direction * batch + first_b + row) * hidden + unit;
   };
 
@@ -201,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (item >= ROWS * owned || row >= rows_of(step.size) || unit >= hidden)
       return {zero(), 0.f, 0.f, 0.f, 0.f};
     const int b = first_b + row;
-    const long long cell = cell_of(step, b, unit), place = place_of(row, unit);
+    const long long cell = cell_of(step, b, unit), place = state_of(row, unit);
     const float* c_before = b < size_before ? cells + cell_of(before, b, unit) : c_0 + place;
     return {__ldg(quads(gates) + cell), __ldg(cells + cell), __ldg(c_before), dc[place],
             dy ? load(dy + cell) : 0.f};
@@ -210,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   for (int item = threadIdx.x; item < owned * rows_of(batch); item += THREADS) {
     const int unit = first_unit + item % owned;
     if (unit >= hidden) continue;
-    const long long place = place_of(item / owned, unit);
+    const long long place = state_of(item / owned, unit);
     dh_now[item] = dh_n ? __ldg(dh_n + place) : 0.f;
     dc[place] = dc_n ? __ldg(dc_n + place) : 0.f;
   }
@@ -248,7 +248,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                               dc_t * inputs.c_before * gate.y * (1.f - gate.y),
                               dc_t * gate.x * (1.f - gate.z * gate.z),
                               dh_t * tanh_c * gate.w * (1.f - gate.w));
-          dc[place_of(row, unit)] = dc_t * gate.y;  // eq. 8
+          dc[state_of(row, unit)] = dc_t * gate.y;  // eq. 8
           dh_of_item = 0.f;                         // what a dropped unit leaves
           store(dgates + 4 * cell_of(step, first_b + row, unit), delta);
         }
@@ -271,11 +271,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       float4 sum = zero();
       if (place >= 0) {
         const float4* from = parts + (long long)quad * hidden + place;
-        for (int first = adder; first < blocks; first += kAhead * kAdders) {
+        for (int block0 = adder; block0 < blocks; block0 += kAhead * kAdders) {
           float4 loaded[kAhead];
 #pragma unroll
           for (int i = 0; i < kAhead; ++i) {
-            const int block = first + i * kAdders;
+            const int block = block0 + i * kAdders;
             loaded[i] = block < blocks ? __ldcg(from + block * part) : zero();
           }
 #pragma unroll
@@ -296,6 +296,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
   for (int item = threadIdx.x; item < owned * rows_of(batch); item += THREADS) {
     const int unit = first_unit + item % owned;
-    if (unit < hidden) dh[place_of(item / owned, unit)] = dh_now[item];
+    if (unit < hidden) dh[state_of(item / owned, unit)] = dh_now[item];
   }
 }

@@ -28,6 +28,9 @@ PHASES = ("fp", "bp", "wg", "iteration")
 Row = dict[str, str]
 
 
+_DIGITS = ("bf16", "tf32", "fp32")  # from few to many
+
+
 class Timing(NamedTuple):
     """What one contender took, as one file has it: a policy, a backend, a precision, a machine."""
 
@@ -45,7 +48,7 @@ class Timing(NamedTuple):
     vs_dense: dict[str, float]  # speed-up by phase, over dense products in the same precision
     vs_fused: float  # of an iteration, over torch's LSTM in the same precision
     vs_fused_fp32: float  # the same in float32
-    vs_torch: float  # over the fastest that torch offers, in the row's precision or in float32
+    vs_torch: float  # over the fastest that torch offers, in the row's precision or a finer one
     peak_mb: int
 
     @property
@@ -114,14 +117,14 @@ def file_timings(path: Path) -> list[Timing]:
 
 
 def _over_torch(timing: Timing, found: list[Timing]) -> float:
-    """nn.LSTM counts where it raced, too."""
+    """``fused`` and nn.LSTM count in the timing's precision and in those with more digits."""
     speedups = [timing.vs_fused, timing.vs_fused_fp32]
     for rival in found:
-        if rival.backend != "nn.LSTM" or _race(rival) != _race(timing):
+        if rival.backend not in ("fused", "nn.LSTM") or _race(rival) != _race(timing):
             continue
         if rival.precision == timing.precision:
             speedups.append(timing.vs_fused / rival.vs_fused)
-        elif rival.precision == "fp32":
+        elif _DIGITS.index(rival.precision) > _DIGITS.index(timing.precision):
             speedups.append(timing.vs_fused_fp32 / rival.vs_fused_fp32)
     return min(speedups)
 

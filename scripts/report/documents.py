@@ -122,15 +122,13 @@ def _frontier(material: Material) -> str:
 
 
 def _rates(material: Material) -> str:
-    points, timed = (
-        rates.points(material.groups, material.timings),
-        rates.measured(material.timings),
-    )
-    if not points:
+    points = rates.points(material.groups, material.timings)
+    timed = rates.measured(material.timings)
+    if not points or not timed:
         return NOT_RUN
-    lines = training([point.group for point in points])
-    lines += [benchmark(timed, material.root)] if timed else []
-    return _paragraphs([rates.table(points), commands(lines)])
+    machine = f"Speed measured on {timed[0].machine}, over the fastest of torch's."
+    lines = [*training([point.group for point in points]), benchmark(timed, material.root)]
+    return _paragraphs([rates.table(points), machine, commands(lines)])
 
 
 def _paragraphs(texts: Iterable[str]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from scripts.compose import compose
-from scripts.report.benchmarks import Timing
+from scripts.report.benchmarks import Timing, on_one_machine
 from scripts.report.frontier import besides_dropout
 from scripts.report.markdown import grid
 from scripts.report.runs import Group, baseline, flat
-from scripts.report.tables import number, policy_order, spread
+from scripts.report.tables import POLICIES, number, policy_order, spread
 from structured_dropout.experiment.identity import identity
 
 _EXPERIMENT, _RATE = "+experiment", "task.rates.output"
@@ -37,7 +37,8 @@ def points(groups: list[Group], timings: list[Timing]) -> list[Point]:
     for group in groups:
         if besides_dropout(group.config) != besides_dropout(experiment):
             continue
-        rate = float(group.config["dropout.output.p"])
+        if (rate := _rate(group)) is None:
+            continue
         if group.dropout == baseline(group.task):
             speeds = {timing.precision: 1.0 for timing in timed}
         else:
@@ -51,13 +52,32 @@ def points(groups: list[Group], timings: list[Timing]) -> list[Point]:
     return sorted(found, key=_order)
 
 
+def _rate(group: Group) -> float | None:
+    """The one rate of all sites of a policy of the paper, where they have one; words are kept."""
+    if group.dropout not in POLICIES:
+        return None
+    words, *between = group.config["dropout.nr.p"]
+    sites = [
+        group.config[key] for key in ("dropout.rh.p", "dropout.output.p") if key in group.config
+    ]
+    rates = {float(rate) for rate in (*between, *sites)}
+    return rates.pop() if words == 0 and len(rates) == 1 else None
+
+
 def _order(point: Point) -> tuple[object, ...]:
     return point.group.precision, policy_order(point.group.dropout), point.rate
 
 
 def measured(timings: list[Timing]) -> list[Timing]:
-    """The timings of the experiment's settings."""
-    return [timing for timing in timings if timing.settings.keys() == {_EXPERIMENT, _RATE}]
+    """The timings of the experiment's settings, of one machine."""
+    return on_one_machine(
+        [
+            timing
+            for timing in timings
+            if timing.settings.keys() == {_EXPERIMENT, _RATE}
+            if timing.settings[_EXPERIMENT] == "multi30k"
+        ]
+    )
 
 
 def precisions(found: list[Point]) -> list[str]:

@@ -14,14 +14,14 @@ from structured_dropout.derivatives import differentiable_once
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
-    """What ``torch.nn.functional.cross_entropy`` gives with ``reduction="sum"``. The logits are
+    """What ``torch.nn.functional.cross_entropy`` gives with ``reduction="sum"``. The logits may be
     lost.
 
     Args:
-        logits: [rows, classes]. Those of float32, and of bfloat16 where the ``cpu`` backend's
-            kernels run, are overwritten, and their gradient after them, so that nothing of their
-            size is allocated. Of bfloat16 and float16 ones all but the gradient is float32, the
-            loss, too.
+        logits: [rows, classes]; overwritten, and their gradient after them, so that nothing of
+            their size is allocated. Of bfloat16 and float16 logits all but the gradient is
+            float32, the loss, too; they are left as they are where the ``cpu`` backend's kernel
+            does not take them: in float16, on a GPU, not contiguous.
         targets: int64 [rows]; rows of ``ignore_index`` count for nothing.
 
     Raises:

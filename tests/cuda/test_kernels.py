@@ -173,6 +173,21 @@ def test_products_are_left_to_tensor_cores_where_torch_may_use_them(tf32, packin
     assert not {"linear_fp", "linear_bp", "linear_wg"} & kernels
 
 
+def test_backward_takes_as_many_rows_at_once_as_fit():
+    """Of a device on which FP just fits."""
+    hidden, batch, launches = 100, 64, []
+
+    class Recorder(ShimLauncher):
+        def launch(self, source, name, *rest, **options):
+            launches.append(name)
+            super().launch(source, name, *rest, **options)
+
+    ids_and_sums = 4 * hidden + 128 * cuda_recurrence.row_tile(batch) * 16
+    with cuda_launch.use(Recorder(multiprocessors=1, shared_limit=ids_and_sums)):
+        layer(policy(0.5, 0.5), Packing.padded(2, batch), (3, hidden))
+    assert launches.count("lstm_bp") > launches.count("lstm_fp") > 0
+
+
 def test_a_hidden_size_that_no_grid_can_own():
     with cuda_launch.use(ShimLauncher(multiprocessors=1, shared_limit=10 << 10)):
         x, state, weight = torch.zeros(1, 1), torch.zeros(1, 1, 129), torch.zeros(516, 129)

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 from scripts.report.benchmarks import timings
 from scripts.report.figures.style import save
-from scripts.report.rates import points, precisions
+from scripts.report.rates import Point, points, precisions
 from scripts.report.runs import groups
 
 
@@ -23,8 +23,8 @@ def draw(root: Path) -> None:
         return
     figure, panels = plt.subplots(1, len(timed), figsize=(7, 3.6), sharey=True, squeeze=False)
     for axes, precision in zip(panels[0], timed, strict=True):
-        for color, dropout in enumerate(dict.fromkeys(point.group.dropout for point in found)):
-            own = [p for p in found if p.group.dropout == dropout and precision in p.speeds]
+        for color, kind in enumerate(dict.fromkeys(_kind(point) for point in found)):
+            own = [point for point in found if _kind(point) == kind and precision in point.speeds]
             speeds = [point.speeds[precision] for point in own]
             means = [statistics.mean(point.bleu) for point in own]
             below = [mean - min(point.bleu) for mean, point in zip(means, own, strict=True)]
@@ -36,7 +36,7 @@ def draw(root: Path) -> None:
                 color=f"C{color}",
                 marker="o",
                 capsize=2,
-                label=dropout,
+                label=", ".join(kind),
             )
             for point, x, y in zip(own, speeds, means, strict=True):
                 place = {"xytext": (6, 4), "textcoords": "offset points"}
@@ -46,5 +46,9 @@ def draw(root: Path) -> None:
     first = found[0].group
     panels[0][0].set_ylabel("BLEU, test set")
     panels[0][0].legend()
-    figure.suptitle(f"{first.task}, {first.epochs} epochs in {first.precision}", fontsize=10)
+    figure.suptitle(f"{first.task}, {first.epochs} epochs", fontsize=10)
     save(figure, root / "results/benchmarks/rates.png")
+
+
+def _kind(point: Point) -> tuple[str, str]:
+    return point.group.dropout, point.group.precision

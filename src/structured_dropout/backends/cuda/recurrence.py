@@ -113,7 +113,10 @@ class Recurrence:
         dh, dc = torch.empty_like(c_0), torch.empty_like(c_0)
         tile = self._row_tile()
         rows = min(self._padded(tile), _BP_ROWS // tile * tile)
-        block = self._bp_block(tile, rows)
+        limit = launch.shared_limit(self.weight.device)
+        while rows > tile and self._least(self._bp_work(tile, rows)) > limit:
+            rows -= tile
+        block = self._bp_block(self._bp_work(tile, rows))
         parts = gates.new_empty(2, self._directions, self._blocks, rows // 4, self._hidden, 4)
         draws = (self.indices, self.offsets, self.first)
         tensors = (gates, cells, c_0, dy, dh_n, dc_n, self.weight, *draws, dgates, dh, dc, parts)
@@ -175,12 +178,21 @@ class Recurrence:
             )
         return self._block(256, more)
 
-    def _bp_block(self, tile: int, rows: int) -> Block:
-        return self._block(_BP_THREADS, self._bp_state(rows) + self._owned * tile * _QUAD)
+    def _bp_block(self, work: int) -> Block:
+        return self._block(_BP_THREADS, work)
 
-    def _bp_state(self, rows: int) -> int:
-        """Bytes of what stays in shared memory over BP's steps besides U: places and dh."""
-        return self._ids + _quads(self._owned) + _quads(rows * self._owned)
+    def _bp_work(self, tile: int, rows: int) -> int:
+        """Bytes that BP needs besides U: ids, places and dh, and the gradients of a tile."""
+        state = self._ids + _quads(self._owned) + _quads(rows * self._owned)
+        return state + self._of_deltas(tile)
+
+    def _of_deltas(self, tile: int) -> int:
+        """Bytes of the gradients of the block's gates."""
+        return self._owned * tile * _QUAD
+
+    def _least(self, work: int) -> int:
+        """Bytes of a block that keeps nothing of U beside ``work``."""
+        return work
 
     def _block(self, threads: int, work: int) -> Block:
         resident = self._resident(work)

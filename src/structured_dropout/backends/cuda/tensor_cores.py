@@ -32,9 +32,14 @@ class TensorCoreRecurrence(Recurrence):
         near = min(_up(self._hidden, 16), _NEAR_CHUNK)
         return self._planned(rest + 2 * tile * near, rest + 2 * tile * _FAR_CHUNK)
 
-    def _bp_block(self, tile: int, rows: int) -> Block:
-        rest = self._bp_state(rows) + tile * (4 * self._owned + 8) * 2
-        return self._planned(rest, rest)
+    def _bp_block(self, work: int) -> Block:
+        return self._planned(work, work)
+
+    def _of_deltas(self, tile: int) -> int:
+        return tile * (4 * self._owned + 8) * 2
+
+    def _least(self, work: int) -> int:
+        return work + (1 + _FAR_CHUNK) * 8 * self._owned
 
     def _planned(self, near: int, far: int) -> Block:
         """A block needs, beside U's share and a row of zeros, ``near`` bytes where all of U fits,
@@ -42,7 +47,7 @@ class TensorCoreRecurrence(Recurrence):
         limit, of_unit = launch.shared_limit(self.weight.device), 8 * self._owned
         if (self._hidden + 1) * of_unit + near <= limit:
             return Block(_THREADS, self._hidden, (self._hidden + 1) * of_unit + near)
-        far += (1 + _FAR_CHUNK) * of_unit
+        far = self._least(far)
         if far > limit:
             raise ValueError(
                 f"hidden size {self._hidden} leaves {self._owned} units to each multiprocessor of "
