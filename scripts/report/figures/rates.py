@@ -13,6 +13,8 @@ from scripts.report.figures.style import save
 from scripts.report.rates import Point, points, precisions
 from scripts.report.runs import groups
 
+SPEEDS = (0.8, 1.4)  # that a panel has at least, lest noise look like a difference
+
 
 def draw(root: Path) -> None:
     """Write results/benchmarks/rates.png: a panel for each precision in which speed was timed."""
@@ -21,7 +23,9 @@ def draw(root: Path) -> None:
     if not timed:
         print("not drawn: docs/results.md has the commands of BLEU by rate", file=sys.stderr)
         return
-    figure, panels = plt.subplots(1, len(timed), figsize=(7, 3.6), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(timed), figsize=(7, 3.6), sharey=True, squeeze=False, layout="constrained"
+    )
     for axes, precision in zip(panels[0], timed, strict=True):
         for color, kind in enumerate(dict.fromkeys(_kind(point) for point in found)):
             own = [point for point in found if _kind(point) == kind and precision in point.speeds]
@@ -41,13 +45,20 @@ def draw(root: Path) -> None:
             for point, x, y in zip(own, speeds, means, strict=True):
                 place = {"xytext": (6, 4), "textcoords": "offset points"}
                 axes.annotate(f"p = {point.rate:g}", (x, y), fontsize=8, **place)
-        axes.set_xlabel(f"speed-up over the fastest of torch's, {precision}")
-        axes.margins(x=0.25)
-    first = found[0].group
-    panels[0][0].set_ylabel("BLEU, test set")
-    panels[0][0].legend()
-    figure.suptitle(f"{first.task}, {first.epochs} epochs", fontsize=10)
+        axes.set_title(f"timed in {precision}")
+        axes.set_xlim(*_at_least(SPEEDS, axes.get_xlim()))
+    first, left = found[0].group, panels[0][0]
+    left.set_ylim(
+        *_at_least((first.mean("test_bleu") - 1, first.mean("test_bleu") + 1), left.get_ylim())
+    )
+    left.set_ylabel(f"BLEU, test set, {first.epochs} epochs")
+    left.legend()
+    figure.supxlabel("speed-up of a training iteration over the fastest of torch's", fontsize=10)
     save(figure, root / "results/benchmarks/rates.png")
+
+
+def _at_least(least: tuple[float, float], limits: tuple[float, float]) -> tuple[float, float]:
+    return min(least[0], limits[0]), max(least[1], limits[1])
 
 
 def _kind(point: Point) -> tuple[str, str]:
