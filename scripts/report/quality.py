@@ -17,7 +17,7 @@ def by_rate(groups: list[Group], table: Table) -> Iterator[str]:
     """For each training of each task: its metrics by rate and policy, with the commands."""
     trainings: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
     for group in groups:
-        if group.task in {row.task for row in table.rows} and _redrawn_as_in_recipe(group):
+        if group.task in {row.task for row in table.rows} and redrawn_as_in_recipe(group):
             trainings[group.task, _training(group), group.precision].append(group)
     for (task, name, precision), own in trainings.items():
         own.sort(key=lambda group: (group.rates, policy_order(group.dropout)))
@@ -44,7 +44,8 @@ def _training(group: Group) -> str:
     return ", ".join(notes) or f"the complete recipe, {group.epochs} epochs"
 
 
-def _redrawn_as_in_recipe(group: Group) -> bool:
+def redrawn_as_in_recipe(group: Group) -> bool:
+    """Whether of its dropout only rates are not the recipe's."""
     return not any(key.startswith("dropout.") and not _is_rate(key) for key, _ in group.differences)
 
 

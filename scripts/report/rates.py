@@ -8,6 +8,7 @@ from scripts.compose import compose
 from scripts.report.benchmarks import Timing, on_one_machine
 from scripts.report.frontier import besides_dropout
 from scripts.report.markdown import grid
+from scripts.report.quality import redrawn_as_in_recipe
 from scripts.report.runs import Group, baseline, flat
 from scripts.report.tables import POLICIES, number, policy_order, spread
 from structured_dropout.experiment.identity import identity
@@ -54,7 +55,7 @@ def points(groups: list[Group], timings: list[Timing]) -> list[Point]:
 
 def _rate(group: Group) -> float | None:
     """The one rate of all sites of a policy of the paper, where they have one; words are kept."""
-    if group.dropout not in POLICIES:
+    if group.dropout not in POLICIES or not redrawn_as_in_recipe(group):
         return None
     words, *between = group.config["dropout.nr.p"]
     sites = [
