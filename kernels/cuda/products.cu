@@ -59,12 +59,11 @@ __device__ void stage_rows(float* to, const float* dy, long long first, int coun
 }  // namespace
 
 // positions[d][unit] = where in its list draw d keeps the unit, -1 where it drops it. One block a
-// draw; blockIdx.y counts masks that share `indices`.
+// draw.
 extern "C" __global__ void unit_positions(const int* indices, const long long* offsets, int units,
                                           int* positions) {
-  const int draws = gridDim.x;
-  const Kept kept = kept_units(indices, offsets + blockIdx.y * (draws + 1), blockIdx.x, units);
-  int* of_draw = positions + ((long long)blockIdx.y * draws + blockIdx.x) * units;
+  const Kept kept = kept_units(indices, offsets, blockIdx.x, units);
+  int* of_draw = positions + (long long)blockIdx.x * units;
   for (int unit = threadIdx.x; unit < units; unit += blockDim.x) of_draw[unit] = -1;
   __syncthreads();
   for (int i = threadIdx.x; i < kept.count; i += blockDim.x) of_draw[kept[i]] = i;

@@ -70,12 +70,10 @@ IN_BFLOAT16 = "step_bfloat16.cuh"  # which lstm.cu includes
 def test_every_barrier_is_needed(source, barrier):
     shim = ShimLauncher(multiprocessors=6, shared_limit=64 << 10)
     shim.without = barrier
-    with (
-        cuda_launch.use(shim),
-        pytest.raises(
-            LaunchError, match=r"race on|no thread of its block wrote|outside every tensor"
-        ),
-    ):
+    error = r"race on|no thread of its block wrote"
+    if barrier.file == "barrier.cuh":  # ids that are not there yet are addresses
+        error += r"|outside every tensor"
+    with cuda_launch.use(shim), pytest.raises(LaunchError, match=error):
         run = recurrence_in_bfloat16 if barrier.file == IN_BFLOAT16 else RUNS[source]
         run()
 

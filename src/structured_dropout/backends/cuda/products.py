@@ -7,8 +7,6 @@ is torch's, of the masked operand. In bfloat16 it always is, with float32 sums.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -31,15 +29,12 @@ def row_tile(rows: int) -> int:
 
 
 def positions(indices: Tensor, offsets: Tensor, units: int) -> Tensor:
-    """[..., draws, units] int32 of offsets [..., draws + 1]: where a draw's list has a unit; -1
-    where it has not."""
-    draws = offsets.shape[-1] - 1
-    result = indices.new_empty(*offsets.shape[:-1], draws, units)
+    """[draws, units] int32 of offsets [draws + 1]: where a draw's list has a unit; -1 where it has
+    not."""
+    result = indices.new_empty(len(offsets) - 1, units)
     if result.numel():
-        grid = (draws, math.prod(offsets.shape[:-1]), 1)
-        launch.launch(
-            _SOURCE, "unit_positions", grid, (256, 1, 1), 0, (indices, offsets, units, result)
-        )
+        arguments = (indices, offsets, units, result)
+        launch.launch(_SOURCE, "unit_positions", (len(result), 1, 1), (256, 1, 1), 0, arguments)
     return result
 
 
