@@ -49,8 +49,8 @@ class Columns {
   int64_t limit_, panel_step_, vector_step_, gate_step_;
 };
 
-// How many units ahead pack_panel prefetches.
-constexpr int64_t kPackAhead = 64;
+// How many units ahead pack_panel prefetches what it reads, and unpack_panel what it writes.
+constexpr int64_t kPackAhead = 64, kUnpackAhead = 32;
 
 // One row of a panel, from the four vectors and back.
 template <typename T>
@@ -129,7 +129,8 @@ void pack_panel(const W* w, int64_t units, const Columns<Sum<T>>& columns, int64
   }
 }
 
-// The way back: a panel [units][kPanel] into w [columns, units].
+// The way back: a panel [units][kPanel] into w [columns, units]. It writes to more rows at a time
+// than the processor sees streams, too.
 template <typename T>
 void unpack_panel(const T* in, int64_t units, const Columns<T>& columns, int64_t panel, T* w) {
   using S = Simd<T>;
@@ -139,7 +140,10 @@ void unpack_panel(const T* in, int64_t units, const Columns<T>& columns, int64_t
     const T* from = in + v * S::kLanes;
     const bool done = for_blocks<T>(0, units, [&](int64_t u) {
       typename S::Vector block[S::kLanes];
-      for (int i = 0; i < S::kLanes; ++i) block[i] = S::load(from + (u + i) * kPanel<T>);
+      for (int i = 0; i < S::kLanes; ++i) {
+        block[i] = S::load(from + (u + i) * kPanel<T>);
+        if (i < count) __builtin_prefetch(to + i * units + u + kUnpackAhead, 1);
+      }
       S::transpose(block);
       if (count == S::kLanes) {
         for (int i = 0; i < S::kLanes; ++i) S::store(to + i * units + u, block[i]);
