@@ -88,7 +88,7 @@ def test_opcheck_of_the_backward_operators(ops):
 @pytest.mark.parametrize("dtype", dtypes_of("cpu"))
 def test_sizes_beyond_every_block_of_the_products(dtype):
     """Several blocks of kept units and of panels, in groups of every number of tiles."""
-    for batch in (1, 7, 16, 20, 47):
+    for batch in (1, 7, 16, 20, 47, 64):
         packing = Packing.padded(2, batch)
         torch.manual_seed(0)
         site = SiteDropout(Case.III, 0.2)
