@@ -28,6 +28,7 @@ _IN_BFLOAT16 = "OPERAND=bfloat16"
 VARIANTS: dict[str, list[tuple[str, ...]]] = {
     "ceilings.cu": [()],
     "layout.cu": [(), (_IN_BFLOAT16,)],
+    "masked.cu": [(), (_IN_BFLOAT16,)],
     "products.cu": [(), *((tile,) for tile in _TILES)],
     "lstm.cu": [
         *((tile, threads) for tile in _TILES for threads in ("THREADS=128", "THREADS=256")),

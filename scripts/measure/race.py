@@ -65,6 +65,8 @@ def race(
     """
     base = composed(overrides)
     device = settings.device(base)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     configs = {}
     for precision in dict.fromkeys((*precisions, "fp32")):
         for backend in ("dense", "fused") if precision in precisions else ("fused",):

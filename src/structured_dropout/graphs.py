@@ -58,9 +58,14 @@ class Graphed(Generic[Arguments, Result]):
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         leaves, structure = tree_flatten((args, dict(sorted(kwargs.items()))))
         self._compare((structure, [_kind(leaf) for leaf in leaves]))
+        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
+        with torch.cuda.device(device):  # whose stream is captured
+            return self._call(leaves, structure)
+
+    def _call(self, leaves: list[Any], structure: Any) -> Result:
         if self._calls < _WARM_UP:
             self._calls += 1
-            return self._warm_up(*args, **kwargs)
+            return self._warm_up(*tree_unflatten(leaves, structure))
         self._masks.redraw()
         if self._graph is None:
             self._inputs = _copies(leaves)
@@ -84,7 +89,7 @@ class Graphed(Generic[Arguments, Result]):
             )
         self._arguments, self._calls = arguments, 0
 
-    def _warm_up(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    def _warm_up(self, args: Any, kwargs: Any) -> Result:
         """On the stream that will be captured."""
         outer, stream = torch.cuda.current_stream(), _stream(torch.cuda.current_device())
         stream.wait_stream(outer)
@@ -123,8 +128,7 @@ class StaticMasks:
 
         with capture.inside(record, None):
             yield
-        if masks:
-            self._lay_out(masks)
+        self._lay_out(masks)
 
     @contextmanager
     def handed_out(self) -> Iterator[None]:
@@ -157,7 +161,8 @@ class StaticMasks:
         self._sizes = [
             2 * len(mask.offsets) + (mask.draws * mask.units + 1) // 2 * 2 for mask in masks
         ]
-        self._numbers = masks[0].indices.new_zeros(sum(self._sizes))
+        device = masks[0].indices.device if masks else "cpu"
+        self._numbers = torch.zeros(sum(self._sizes), dtype=torch.int32, device=device)
         self._masks = [
             mask.laid_out(part, torch.empty_like(mask.offsets, device="meta"))
             for mask, part in zip(masks, torch.split(self._numbers, self._sizes), strict=True)

@@ -58,7 +58,12 @@ def recurrence_in_bfloat16() -> None:
     y.sum().backward()
 
 
-RUNS = {"layout.cu": projection, "products.cu": projection, "lstm.cu": recurrence}
+RUNS = {
+    "layout.cu": projection,
+    "products.cu": projection,
+    "masked.cu": recurrence_in_bfloat16,
+    "lstm.cu": recurrence,
+}
 IN_BFLOAT16 = "step_bfloat16.cuh"  # which lstm.cu includes
 
 
@@ -78,7 +83,7 @@ def test_every_barrier_is_needed(source, barrier):
         run()
 
 
-@pytest.mark.parametrize("run", dict.fromkeys((*RUNS.values(), recurrence_in_bfloat16)))
+@pytest.mark.parametrize("run", dict.fromkeys(RUNS.values()))
 def test_with_all_barriers_there_is_no_error(run):
     with cuda_launch.use(ShimLauncher(multiprocessors=6, shared_limit=64 << 10)):
         run()

@@ -16,7 +16,7 @@ from structured_dropout.backends.cuda import operators, payoff
 from structured_dropout.backends.cuda import recurrence as cuda_recurrence
 from structured_dropout.backends.cuda.masks import check, pack
 from structured_dropout.layer import LayerMasks, Weights
-from structured_dropout.masks import Packing
+from structured_dropout.masks import ElementMask, Packing
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +158,7 @@ def test_products_that_do_not_pay_are_left_to_torch(monkeypatch, packing):
         agree_on_linear(packing, 6, 5, drawn(packing, 6, 0.65))
         layer(policy(0.65, 0.65), packing, (5, 6), 2)
     kernels = {name for _, name, _ in launcher.launched}
-    assert {"lstm_fp", "lstm_bp", "linear_bp"} <= kernels
+    assert {"lstm_fp", "lstm_bp", "linear_bp", "masked"} <= kernels
     assert not {"linear_fp", "linear_wg"} & kernels
 
 
@@ -169,7 +169,7 @@ def test_products_are_left_to_tensor_cores_where_torch_may_use_them(tf32, packin
         agree_on_linear(packing, 6, 5, drawn(packing, 6, 0.5))
         layer(policy(0.5, 0.5), packing, (5, 6), 2)
     kernels = {name for _, name, _ in launcher.launched}
-    assert {"lstm_fp", "lstm_bp"} <= kernels
+    assert {"lstm_fp", "lstm_bp", "masked"} <= kernels
     assert not {"linear_fp", "linear_bp", "linear_wg"} & kernels
 
 
@@ -198,6 +198,30 @@ def test_a_hidden_size_that_no_grid_can_own():
             CUDA.lstm_layer(
                 x, state, state, weights, LayerMasks(None, (None,)), Packing.padded(1, 1)
             )
+
+
+def test_a_hidden_size_whose_gradients_do_not_fit_is_refused_before_the_forward():
+    """FP needs 41 KB of a block here, BP 51."""
+    hidden, batch = 128, 20
+    x, state, weight = (
+        torch.zeros(shape) for shape in ((batch, 1), (1, batch, hidden), (4 * hidden, hidden))
+    )
+    weights = (Weights(weight[:, :1], weight, None, None),)
+    with (
+        cuda_launch.use(launcher := ShimLauncher(multiprocessors=1, shared_limit=45 << 10)),
+        pytest.raises(ValueError, match="46080 bytes of shared memory, too few for BP"),
+    ):
+        packing = Packing.padded(1, batch)
+        CUDA.lstm_layer(x, state, state, weights, LayerMasks(None, (None,)), packing)
+    assert "lstm_fp" not in {name for _, name, _ in launcher.launched}
+
+
+def test_a_graph_does_not_skip_by_steps():
+    """Which units a step keeps is not known there."""
+    mask, like = drawn(Packing.padded(2, 3), 5, 0.7), torch.zeros(1)
+    in_graph = mask.laid_out(mask.numbers, torch.empty_like(mask.offsets, device="meta"))
+    assert CUDA.of_steps(mask, like) is mask
+    assert isinstance(CUDA.of_steps(in_graph, like), ElementMask)
 
 
 def linear_arguments(requires_grad=True):

@@ -73,6 +73,19 @@ def test_static_masks_are_those_that_would_be_drawn(trained):
     torch.testing.assert_close(model.projection.weight, weights)
 
 
+def test_static_masks_are_of_the_last_call_that_was_recorded(trained):
+    model, step, _ = trained
+    x, masks = torch.randn(7, 2, 6, device=DEVICE), StaticMasks()
+    with masks.recorded():
+        step(x)
+    model.eval()
+    with masks.recorded():
+        model(x)
+    masks.redraw()
+    with masks.handed_out():
+        model(x)
+
+
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="CUDA graphs need a GPU")
 def test_graph_trains_as_its_step(trained):
     model, step, generator = trained

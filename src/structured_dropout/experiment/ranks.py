@@ -50,12 +50,13 @@ def own(device: torch.device) -> torch.device:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Inside, the processes can reach each other; one that fails leaves the others to torchrun."""
+    """Inside, the device is the process's current one, and the processes can reach each other; one
+    that fails leaves the others to torchrun."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if size() == 1:
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     yield
     dist.barrier()  # until the first one has written its summary

@@ -38,8 +38,10 @@ class CudaBackend(OperatorBackend):
         operators.load()
 
     def of_steps(self, mask: Mask | None, like: Tensor) -> Mask | None:
-        skips = isinstance(mask, UnitMask) and payoff.pays("bp", mask.scale, like.dtype)
-        return mask if skips else super().of_steps(mask, like)
+        if not isinstance(mask, UnitMask) or not payoff.pays("bp", mask.scale, like.dtype):
+            return super().of_steps(mask, like)
+        in_graph = mask.offsets.is_meta  # which units a step keeps, the replay will know
+        return super().of_steps(mask, like) if in_graph else mask
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing

@@ -1,7 +1,7 @@
 """Where the kernels are faster on a GPU than torch, so that skipping pays.
 
 The time steps of a layer have no rival where the recurrent state (rh) is dropped: torch's LSTM
-cannot run. Where inputs alone are dropped it can, and wins by tensor cores in large layers.
+cannot run. Where inputs alone are dropped it can, and in TF32 it wins in large layers.
 measured.json has, by card, the precisions in which the kernels won every benchmark
 (scripts/gpu.py). A product over a whole sequence is free to skip or not.
 """

@@ -28,16 +28,6 @@ def row_tile(rows: int) -> int:
     return min(_TILES, key=lambda tile: -(-rows // tile) * tile)
 
 
-def positions(indices: Tensor, offsets: Tensor, units: int) -> Tensor:
-    """[draws, units] int32 of offsets [draws + 1]: where a draw's list has a unit; -1 where it has
-    not."""
-    result = indices.new_empty(len(offsets) - 1, units)
-    if result.numel():
-        arguments = (indices, offsets, units, result)
-        launch.launch(_SOURCE, "unit_positions", (len(result), 1, 1), (256, 1, 1), 0, arguments)
-    return result
-
-
 def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a @ b + bias by torch, summed in float32; the factors may be bfloat16."""
     if a.dtype == torch.float32:
@@ -87,7 +77,7 @@ def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
     dweight = x.new_empty(mask.units, padded(outputs))
     if dweight.numel():
         grid = (-(-outputs // _COLUMNS), -(-mask.units // _WG_UNITS), 1)
-        places = positions(mask.indices, mask.offsets, mask.units)
+        places = _positions(mask)
         draws = (places, mask.rows, mask.draws, mask.scale, mask.units)
         arguments = (x, _aligned(dy), *draws, outputs, dweight.shape[1], dweight)
         launch.launch(_SOURCE, "linear_wg", grid, (_WG_THREADS, 1, 1), 0, arguments)
@@ -97,15 +87,23 @@ def wg(x: Tensor, dy: Tensor, mask: DeviceMask) -> Tensor:
 def _masked(x: Tensor, mask: DeviceMask) -> Tensor:
     """x [rows, units] times ``scale`` where a row's draw keeps the unit, else 0; the scale is
     float32 where x is bfloat16, too."""
-    of_draws = (positions(mask.indices, mask.offsets, mask.units) >= 0) * mask.scale
-    masked = torch.empty_like(x)
-    if len(x) == mask.draws * mask.most_rows:  # all draws serve as many rows
-        shape = mask.draws, mask.most_rows, mask.units
-        torch.mul(x.view(shape), of_draws.unsqueeze(1), out=masked.view(shape))
-    else:
-        of_rows = of_draws.repeat_interleave(mask.rows.diff(), dim=0, output_size=len(x))
-        torch.mul(x, of_rows, out=masked)
-    return masked
+    y = torch.empty_like(x)
+    if y.numel():
+        grid = (mask.draws * mask.most_rows, 1, 1)
+        draws = (mask.indices, mask.offsets, mask.rows, mask.scale, mask.units, mask.most_rows)
+        operand = launch.operand(x.dtype)
+        arguments = (x, *draws, y)
+        launch.launch("masked.cu", "masked", grid, (256, 1, 1), 0, arguments, defines=operand)
+    return y
+
+
+def _positions(mask: DeviceMask) -> Tensor:
+    """[draws, units] int32: where a draw's list has a unit; -1 where it has not."""
+    result = mask.indices.new_empty(mask.draws, mask.units)
+    if result.numel():
+        arguments = (mask.indices, mask.offsets, mask.units, result)
+        launch.launch(_SOURCE, "unit_positions", (mask.draws, 1, 1), (256, 1, 1), 0, arguments)
+    return result
 
 
 def _aligned(tensor: Tensor) -> Tensor:

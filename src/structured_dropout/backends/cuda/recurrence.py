@@ -85,6 +85,7 @@ class Recurrence:
         tile = self._row_tile()
         state = self.weight.new_empty(2, self._directions, self._hidden, self._padded(tile))
         block = self._fp_block(tile)
+        self._bp_rows(tile)  # what cannot go back is refused before it goes forth
         draws = (self.indices, self.offsets, self.first)
         tensors = (gates, self.weight, *draws, h_0, c_0, state, h_n, c_n, cells, y)
         self._launch("lstm_fp", tile, block, tensors, (self._padded(tile),))
@@ -112,10 +113,7 @@ class Recurrence:
             return dgates, dh, dc
         dh, dc = torch.empty_like(c_0), torch.empty_like(c_0)
         tile = self._row_tile()
-        rows = min(self._padded(tile), _BP_ROWS // tile * tile)
-        limit = launch.shared_limit(self.weight.device)
-        while rows > tile and self._least(self._bp_work(tile, rows)) > limit:
-            rows -= tile
+        rows = self._bp_rows(tile)
         block = self._bp_block(self._bp_work(tile, rows))
         parts = gates.new_empty(2, self._directions, self._blocks, rows // 4, self._hidden, 4)
         draws = (self.indices, self.offsets, self.first)
@@ -171,12 +169,26 @@ class Recurrence:
         if self._owned <= 128 and (self._resident(few) == self._hidden or not more_fit):
             return self._block(128, few)
         if self._owned > 256 or not more_fit:
-            raise ValueError(
-                f"hidden size {self._hidden} leaves {self._owned} units to each multiprocessor of "
-                f"{self.weight.device}, whose block can own {256 if more_fit else 128}: choose "
-                "backend=compact"
-            )
+            raise self._too_large(f"can own {256 if more_fit else 128}")
         return self._block(256, more)
+
+    def _bp_rows(self, tile: int) -> int:
+        """Rows of a launch of BP: as many as fit into shared memory.
+
+        Raises:
+            ValueError: not even one tile does.
+        """
+        limit = launch.shared_limit(self.weight.device)
+        for rows in range(min(self._padded(tile), _BP_ROWS // tile * tile), 0, -tile):
+            if self._least(self._bp_work(tile, rows)) <= limit:
+                return rows
+        raise self._too_large(f"has {limit} bytes of shared memory, too few for BP")
+
+    def _too_large(self, of_a_block: str) -> ValueError:
+        return ValueError(
+            f"hidden size {self._hidden} leaves {self._owned} units to each multiprocessor of "
+            f"{self.weight.device}, whose block {of_a_block}: choose backend=compact"
+        )
 
     def _bp_block(self, work: int) -> Block:
         return self._block(_BP_THREADS, work)
