@@ -38,10 +38,12 @@ class CudaBackend(OperatorBackend):
         operators.load()
 
     def of_steps(self, mask: Mask | None, like: Tensor) -> Mask | None:
-        if not isinstance(mask, UnitMask) or not payoff.pays("bp", mask.scale, like.dtype):
-            return super().of_steps(mask, like)
-        in_graph = mask.offsets.is_meta  # which units a step keeps, the replay will know
-        return super().of_steps(mask, like) if in_graph else mask
+        skips = (
+            isinstance(mask, UnitMask)
+            and not mask.offsets.is_meta  # in a graph, whose replay alone knows a step's units
+            and payoff.pays("bp", mask.scale, like.dtype)
+        )
+        return mask if skips else super().of_steps(mask, like)
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
