@@ -43,8 +43,8 @@ struct Group {
   }
 };
 
-// A block of this many rows and a panel's columns stay in the L1 cache through a product. Tiles copy
-// weights anew for each group: two full ones are the fewest copies.
+// A block of this many rows and a panel's columns stay in the L1 cache through a product. Tiles
+// copy weights anew for each group: two full ones are the fewest copies.
 constexpr int64_t kMaxGroupRows = kTiles ? 2 * kTileRows : 24;
 
 class Groups {

@@ -89,29 +89,41 @@ void store_panel(const Sum<T>* sums, const Columns<Sum<T>>& columns, int64_t out
   }
 }
 
+// FP takes so many panels at once. The kept inputs of a group, which tiles read from the L2 cache,
+// then come from the L1 cache for all but the first.
+template <typename T>
+constexpr int64_t kFpPanels = kInTiles<T> ? 4 : 1;
+
 template <typename T, typename Weight, typename Bias>
 void fp(const T* x, const Weight& weight, const Bias* bias, int64_t rows, int64_t units,
         int64_t outputs, const Groups& groups, Sum<T> scale, T* y) {
   const auto columns = Columns<Sum<T>>::linear(outputs);
   const Scratch<T> gathered =
       gather_groups(row_pointers(x, rows, units), groups, scale, gather_units<T>);
-  parallel(columns.panels(), double(groups.elements()) * kPanel<T>,
-           [&](int64_t begin, int64_t end) {
-             const Scratch<T> packed(panel_units(units) * kPanel<T>);
-             const Scratch<Sum<T>> sums(kMaxGroupRows * kPanel<T>), biases(kPanel<T>);
-             for (int64_t panel = begin; panel < end; ++panel) {
-               const Panels<T> weights = weight(panel, 1, 0, units, packed.get());
-               pack_vector(bias, columns, panel, biases.get());
-               for (const Group& g : groups) {
-                 for (int64_t row = 0; row < g.rows; ++row) {
-                   prefetch_to_write<kPanel<T>>(y + (g.row + row) * outputs + panel * kPanel<T>);
-                   std::copy_n(biases.get(), kPanel<T>, sums.get() + row * kPanel<T>);
-                 }
-                 fp(gathered.get() + g.offset, g.rows, weights.data, g.units, sums.get());
-                 store_panel(sums.get(), columns, outputs, panel, g.rows, y + g.row * outputs);
-               }
-             }
-           });
+  parallel(
+      columns.panels(), double(groups.elements()) * kPanel<T>, [&](int64_t begin, int64_t end) {
+        const Scratch<T> packed(kFpPanels<T> * panel_units(units) * kPanel<T>);
+        const Scratch<Sum<T>> sums(kMaxGroupRows * kPanel<T>), biases(kFpPanels<T> * kPanel<T>);
+        const auto product = [&](const Group& g, int64_t panel, const T* w, const Sum<T>* b) {
+          for (int64_t row = 0; row < g.rows; ++row) {
+            prefetch_to_write<kPanel<T>>(y + (g.row + row) * outputs + panel * kPanel<T>);
+            std::copy_n(b, kPanel<T>, sums.get() + row * kPanel<T>);
+          }
+          fp(gathered.get() + g.offset, g.rows, w, g.units, sums.get());
+          store_panel(sums.get(), columns, outputs, panel, g.rows, y + g.row * outputs);
+        };
+        for_parts(begin, end, kFpPanels<T>, [&](int64_t first, int64_t last) {
+          const int64_t count = last - first;
+          const Panels<T> weights = weight(first, count, 0, units, packed.get());
+          for (int64_t p = 0; p < count; ++p)
+            pack_vector(bias, columns, first + p, biases.get() + p * kPanel<T>);
+          for (const Group& g : groups) {
+            for (int64_t p = 0; p < count; ++p)
+              product(g, first + p, weights.data + p * weights.stride,
+                      biases.get() + p * kPanel<T>);
+          }
+        });
+      });
 }
 
 template <typename T, typename Weight>
