@@ -39,7 +39,7 @@ class TensorCoreRecurrence(Recurrence):
         return tile * (4 * self._owned + 8) * 2
 
     def _least(self, work: int) -> int:
-        return work + (1 + _FAR_CHUNK) * 8 * self._owned
+        return work + (1 + min(self._hidden, _FAR_CHUNK)) * 8 * self._owned
 
     def _planned(self, near: int, far: int) -> Block:
         """A block needs, beside U's share and a row of zeros, ``near`` bytes where all of U fits,
@@ -49,10 +49,7 @@ class TensorCoreRecurrence(Recurrence):
             return Block(_THREADS, self._hidden, (self._hidden + 1) * of_unit + near)
         far = self._least(far)
         if far > limit:
-            raise ValueError(
-                f"hidden size {self._hidden} leaves {self._owned} units to each multiprocessor of "
-                f"{self.weight.device}, whose shared memory is too small: choose backend=compact"
-            )
+            raise self._too_large("has too little shared memory")
         resident = min(self._hidden - 1, (limit - far) // of_unit)
         return Block(_THREADS, resident, far + resident * of_unit)
 
