@@ -129,7 +129,10 @@ def test_a_dropped_unit_may_be_infinite():
 def test_a_hidden_size_that_no_shared_memory_can_serve():
     with (
         cuda_launch.use(ShimLauncher(multiprocessors=1, shared_limit=48 << 10)),
-        pytest.raises(ValueError, match=r"200 units .* whose block has too little shared"),
+        pytest.raises(
+            ValueError,
+            match="200 units to each multiprocessor of cpu, whose block has too little shared",
+        ),
     ):
         layer(policy(0.5, 0.5), Packing.padded(1, 1), (1, 200))
 

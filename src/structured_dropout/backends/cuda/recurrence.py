@@ -203,7 +203,7 @@ class Recurrence:
         return self._owned * tile * _QUAD
 
     def _least(self, work: int) -> int:
-        """Bytes of a block that keeps nothing of U beside ``work``."""
+        """The fewest bytes of a block: ``work``, and of U what must be near."""
         return work
 
     def _block(self, threads: int, work: int) -> Block:
