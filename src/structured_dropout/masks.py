@@ -200,7 +200,8 @@ def check_fit(name: str, mask: Mask | None, packing: Packing, units: int) -> Non
         found, needed = {"draws": mask.draws, "units": mask.units}, {"draws": draws, "units": units}
     else:
         found = dict(zip(("draws", "rows", "units"), mask.values.shape, strict=True))
-        needed = {"draws": draws, "rows": packing.batch, "units": units}
+        rows = 1 if found["rows"] == 1 else packing.batch
+        needed = {"draws": draws, "rows": rows, "units": units}
     if found != needed:
         has, need = (
             " of ".join(f"{n} {what}" for what, n in size.items()) for size in (found, needed)

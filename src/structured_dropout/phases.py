@@ -29,6 +29,7 @@ class PhaseClock:
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
         self._spans: list[tuple[Phase, Any, Any]] = []  # from and to: torch.cuda.Event, or seconds
+        self.complete = True
 
     @property
     def captured(self) -> bool:
@@ -48,8 +49,11 @@ class PhaseClock:
 
     @property
     def seconds(self) -> dict[Phase, float]:
-        """So far; on a GPU this waits for what was counted."""
+        """So far, or nothing where not all could be timed; on a GPU this waits for what was
+        counted."""
         total: dict[Phase, float] = {"fp": 0.0, "bp": 0.0, "wg": 0.0}
+        if not self.complete:
+            return total
         for name, start, end in self._spans:
             if self._on_gpu:
                 end.synchronize()
@@ -81,3 +85,9 @@ def phase(name: Phase) -> Iterator[None]:
         yield
     finally:
         clock.count(name, start)
+
+
+def untimed() -> None:
+    """Tell a running clock that what runs now has phases that it cannot see: a graph's replay."""
+    if _clock is not None:
+        _clock.complete = False

@@ -24,24 +24,28 @@ def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
     device, autocast = settings.device(cfg), settings.autocast(cfg)
     shape, batch = cfg.task.benchmark_shape, cfg.train.batch
     vocabulary = made_up_vocabulary(shape.src_vocabulary, shape.tgt_vocabulary)
-    model = build(vocabulary, **cfg.model, policy=policy, backend=settings.backend(cfg, policy)).to(
-        device
-    )
+    model = build(
+        vocabulary,
+        **cfg.model,
+        policy=policy,
+        backend=settings.backend(cfg, policy),
+        cuda_graphs=settings.cuda_graph(cfg),
+    ).to(device)
     src = torch.randint(4, shape.src_vocabulary, (shape.src_words, batch, 1), device=device)
     tgt = torch.randint(
         4, shape.tgt_vocabulary, (shape.tgt_words + 2, batch, 1), device=device
     )  # <s> and </s> too
-    lengths = torch.full((batch,), shape.src_words, device=device)
+    lengths = torch.full((batch,), shape.src_words)
     padding = vocabulary.padding("tgt")
     if part == "model":
         optimizer = build_optimizer(model, cfg.train)
         return lambda: step(model, optimizer, src, lengths, tgt, padding, autocast)
 
-    words = tgt[:-1]
+    words, lengths_there = tgt[:-1], lengths.to(device)
     masks = model.draw_masks(len(src), len(words), batch)
     with autocast:
         state, memory = model.encode(src, lengths, masks)
-        outputs = model.decode(words, lengths, state, memory, masks)
+        outputs = model.decode(words, lengths_there, state, memory, masks)
     h, c, memory, outputs = (x.detach().requires_grad_() for x in (*state, memory, outputs))
 
     def encoder() -> None:
@@ -55,7 +59,7 @@ def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
         model.zero_grad()
         masks = model.draw_masks(len(src), len(words), batch)
         with autocast:
-            decoded = model.decode(words, lengths, (h, c), memory, masks)
+            decoded = model.decode(words, lengths_there, (h, c), memory, masks)
         torch.autograd.backward(decoded, outputs)
 
     def projection() -> None:

@@ -59,6 +59,7 @@ class Train(config.Train):
     decay_after: int = at_least(0)
     decay_every: int = positive()
     clip: float = positive()
+    cuda_graph: bool = MISSING
 
 
 @dataclass

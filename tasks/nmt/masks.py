@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from onmt.decoders.decoder import InputFeedRNNDecoder
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from structured_dropout import DropoutPolicy
-from structured_dropout.masks import Mask, Packing, draw
+from structured_dropout.masks import Mask, Packing, UnitMask, draw
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class Masks:
             query=site(policy.rh, layer=last),
             output=site(policy.output),
         )
+
+    def elements(self, like: Tensor) -> Masks:
+        """The same masks to multiply by."""
+        leaves, structure = tree_flatten(vars(self))
+        masks = [mask.elements(like) if isinstance(mask, UnitMask) else mask for mask in leaves]
+        return Masks(**tree_unflatten(masks, structure))
 
 
 def dropped(x: Tensor, mask: Mask | None) -> Tensor:

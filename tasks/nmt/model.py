@@ -29,6 +29,7 @@ from structured_dropout.experiment.errors import UsageError
 from structured_dropout.split import padded_to
 from tasks.nmt.batches import Vocabulary
 from tasks.nmt.decoder import decode
+from tasks.nmt.graphs import DecoderGraphs
 from tasks.nmt.masks import Masks, dropped
 
 State = tuple[Tensor, Tensor]
@@ -36,18 +37,26 @@ State = tuple[Tensor, Tensor]
 
 class TranslationModel(NMTModel):
     """OpenNMT's model with its own dropout, its forward pass in the three parts that the benchmark
-    times."""
+    times.
+
+    ``graphs`` stands for ``decode`` in training, if it is set.
+    """
+
+    graphs: DecoderGraphs | None = None
 
     def forward(self, src: Tensor, lengths: Tensor, tgt: Tensor) -> Tensor:
         """Before the softmax [tgt_len - 1, batch, vocabulary], each word given those before it.
 
         Args:
             src, tgt: ids [len, batch, 1].
-            lengths: of the source sentences [batch], longest first.
+            lengths: of the source sentences [batch], longest first; on the CPU nothing waits for
+                them.
         """
         masks = self.draw_masks(len(src), len(tgt) - 1, tgt.shape[1])
         state, memory = self.encode(src, lengths, masks)
-        return self.project(self.decode(tgt[:-1], lengths, state, memory, masks), masks)
+        decode = self.graphs if self.graphs is not None and self.training else self.decode
+        outputs = decode(tgt[:-1], lengths.to(memory.device), state, memory, masks)
+        return self.project(outputs, masks)
 
     def draw_masks(self, src_steps: int, tgt_steps: int, batch: int) -> Masks:
         """What this training step drops beyond what the modules drop themselves."""
@@ -144,9 +153,13 @@ def build(
     policy: DropoutPolicy,
     backend: str,
     generator: torch.Generator | None = None,
+    cuda_graphs: bool = False,
 ) -> TranslationModel:
     """OpenNMT's own model where torch's LSTM runs and it can drop what the policy says, else the
     structured one.
+
+    Args:
+        cuda_graphs: train the decoder by ``DecoderGraphs``.
 
     Raises:
         UsageError: several processes train OpenNMT's own model with dropout.
@@ -159,8 +172,11 @@ def build(
                 "OpenNMT's own dropout draws for the sentences that a process has, so it trains in "
                 "one: choose backend=dense"
             )
-        return model
-    return StructuredModel(model, policy, backend, generator)
+    else:
+        model = StructuredModel(model, policy, backend, generator)
+    if cuda_graphs:
+        model.graphs = DecoderGraphs(model.decode, model.decoder)
+    return model
 
 
 def opennmt_rate(policy: DropoutPolicy, layers: int) -> float | None:

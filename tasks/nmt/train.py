@@ -21,6 +21,7 @@ from structured_dropout.loss import cross_entropy_
 from tasks.nmt import data
 from tasks.nmt.batches import BatchRange, ShuffledBatches, Vocabulary
 from tasks.nmt.evaluate import bleu, signature
+from tasks.nmt.graphs import rounded
 from tasks.nmt.model import build
 from tasks.nmt.translate import translate
 
@@ -32,12 +33,18 @@ def train(cfg: DictConfig) -> None:
     vocabulary = Vocabulary.of(corpus.train, cfg.data.vocabulary_size)
     batches = ShuffledBatches(corpus.train, vocabulary, cfg.train.batch, cfg.seed)
     padding = vocabulary.padding("tgt")
+    cuda_graph = settings.cuda_graph(cfg)
 
     unk_percent = vocabulary.unk_percent(train=corpus.train, valid=corpus.valid, test=corpus.test)
     provenance = {**corpus.provenance, "unk_percent": unk_percent}
     with Run(cfg, data=provenance, backend=backend, unit="words") as run:
         model = build(
-            vocabulary, **cfg.model, policy=policy, backend=backend, generator=run.generator
+            vocabulary,
+            **cfg.model,
+            policy=policy,
+            backend=backend,
+            generator=run.generator,
+            cuda_graphs=cuda_graph,
         )
         model.to(run.device)
         optimizer = build_optimizer(model, cfg.train)
@@ -53,7 +60,10 @@ def train(cfg: DictConfig) -> None:
                 rows = run.rows(len(lengths))
                 src, lengths, tgt = src[:, rows], lengths[rows], tgt[:, rows]
                 words = int((tgt[1:] != padding).sum())
-                src, lengths, tgt = (part.to(run.device) for part in (src, lengths, tgt))
+                if cuda_graph:
+                    src = rounded(src, vocabulary.padding("src"))
+                    tgt = rounded(tgt, padding, more=1)
+                src, tgt = src.to(run.device), tgt.to(run.device)
                 loss = step(trained, optimizer, src, lengths, tgt, padding, run.autocast)
                 run.record(loss / words, units=words)
             with run.autocast:

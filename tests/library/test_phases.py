@@ -4,7 +4,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from structured_dropout.phases import measure, phase
+from structured_dropout.phases import measure, phase, untimed
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -22,6 +22,15 @@ def test_what_runs_outside_a_phase_is_not_counted():
     assert 0.02 <= clock.seconds["fp"] < 0.05
     assert 0.02 <= clock.seconds["wg"] < 0.05
     assert clock.seconds["bp"] == 0
+
+
+def test_where_not_all_can_be_timed_no_part_is_told_for_the_whole():
+    untimed()  # of no clock: none runs
+    with measure(CPU) as clock:
+        with phase("fp"):
+            time.sleep(0.01)
+        untimed()
+    assert clock.seconds == {"fp": 0, "bp": 0, "wg": 0}
 
 
 class Event:

@@ -174,11 +174,14 @@ def autocast(cfg: DictConfig) -> torch.autocast:
     return torch.autocast(device(cfg).type, torch.bfloat16, enabled=cfg.precision.name == "bf16")
 
 
+def cuda_graph(cfg: DictConfig) -> bool:
+    """``train.cuda_graph``, where one process trains on a GPU."""
+    return cfg.train.cuda_graph and device(cfg).type == "cuda" and ranks.size() == 1
+
+
 def graphed(cfg: DictConfig, step: Callable[P, T]) -> Callable[P, T]:
-    """A training step as one CUDA graph, if ``train.cuda_graph`` and one process trains on a
-    GPU."""
-    on = cfg.train.cuda_graph and device(cfg).type == "cuda" and ranks.size() == 1
-    return Graphed(step) if on else step
+    """A training step as one CUDA graph, if that is on."""
+    return Graphed(step) if cuda_graph(cfg) else step
 
 
 def device(cfg: DictConfig) -> torch.device:

@@ -1,0 +1,156 @@
+"""The decoder's graphs do what its loop does. On the CPU a capture is the loop itself, so that what
+is around it is tested there; with TEST_DEVICE=cuda they are graphs."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from devices import DEVICE, cuda_kernels
+
+from structured_dropout import Case, DropoutPolicy, SiteDropout
+from tasks.nmt.benchmark import made_up_vocabulary
+from tasks.nmt.graphs import DecoderGraphs, rounded
+from tasks.nmt.model import StructuredModel, build
+from tasks.nmt.train import negative_log_likelihood
+
+PADDING = 1
+OUTPUT = {"output": SiteDropout(Case.III, 0.5, redraw_every=2)}
+POLICIES = {
+    "opennmt": DropoutPolicy(),
+    "nothing": DropoutPolicy(),
+    "nr": DropoutPolicy(nr=SiteDropout(Case.III, (0.0, 0.5)), **OUTPUT),
+    "nr+rh": DropoutPolicy(
+        nr=SiteDropout(Case.III, (0.0, 0.5)), rh=SiteDropout(Case.III, 0.4), **OUTPUT
+    ),
+    "random": DropoutPolicy(**{site: SiteDropout(Case.I, 0.5) for site in ("nr", "rh", "output")}),
+}
+
+
+@pytest.fixture
+def captures(monkeypatch):
+    """The modules that were captured."""
+    modules, capture = [], torch.cuda.make_graphed_callables
+    if DEVICE.type != "cuda":
+        capture = lambda module, *_, **how: module  # noqa: E731
+        monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+        monkeypatch.setattr(torch.random, "fork_rng", lambda _: nullcontext())
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+
+    def captured(module, *given, **how):
+        modules.append(module)
+        return capture(module, *given, **how)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", captured)
+    return modules
+
+
+def model(policy: str, graphs: bool):
+    torch.manual_seed(0)
+    backend = {"opennmt": "fused", "random": "dense"}.get(policy, "cuda")
+    with cuda_kernels():
+        return build(
+            made_up_vocabulary(20, 17),
+            12,
+            2,
+            0.3,
+            POLICIES[policy],
+            backend,
+            torch.Generator().manual_seed(3),
+            cuda_graphs=graphs,
+        ).to(DEVICE)
+
+
+def batch(src_len: int, tgt_len: int, seed: int):
+    torch.manual_seed(seed)
+    lengths = torch.randint(1, src_len + 1, (4,)).sort(descending=True).values
+    lengths[0] = src_len
+    src, tgt = torch.randint(4, 20, (src_len, 4, 1)), torch.randint(4, 17, (tgt_len, 4, 1))
+    for row, length in enumerate(lengths):
+        src[length:, row] = PADDING
+    return src.to(DEVICE), lengths, tgt.to(DEVICE)
+
+
+def trained(model, batches):
+    """The losses, and the gradients of each step."""
+    results = []
+    for number, (src, lengths, tgt) in enumerate(batches):
+        torch.manual_seed(number)
+        model.zero_grad()
+        with cuda_kernels():
+            loss = negative_log_likelihood(model(src, lengths, tgt), tgt, PADDING)
+            loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+        results.append((loss.detach().clone(), gradients))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.01 * parameter.grad
+    return results
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_training_by_graphs_is_training(policy, captures):
+    shapes = [(8, 5), (4, 9), (8, 5), (4, 9), (8, 9)]
+    batches = [batch(*shape, seed) for seed, shape in enumerate(shapes)]
+    expected = trained(model(policy, graphs=False), batches)
+    assert not captures
+    by_graphs = model(policy, graphs=True)
+    assert isinstance(by_graphs, StructuredModel) == (policy != "opennmt")
+    for step, (actual, wanted) in enumerate(
+        zip(trained(by_graphs, batches), expected, strict=True)
+    ):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5, msg=f"step {step}")
+    assert len(captures) == 3
+
+
+def test_without_training_nothing_is_captured(captures):
+    evaluated = model("nr+rh", graphs=True).eval()
+    with torch.no_grad(), cuda_kernels():
+        evaluated(*batch(8, 5, 0))
+    assert not captures
+
+
+def test_precisions_have_graphs_of_their_own(captures):
+    if DEVICE.type == "cuda" and not torch.cuda.is_bf16_supported():
+        pytest.skip("this GPU has no bfloat16")
+    both = model("nr", graphs=True)
+    src, lengths, tgt = batch(8, 5, 0)
+    losses = []
+    for on in (False, True, False):
+        with cuda_kernels(), torch.autocast(DEVICE.type, torch.bfloat16, enabled=on):
+            both.masks_from.manual_seed(0)
+            outputs = both(src, lengths, tgt)
+        losses.append(negative_log_likelihood(outputs, tgt, PADDING).item())
+    assert losses[0] == losses[2] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert len(captures) == 2
+
+
+def test_sentences_are_filled_up_to_a_multiple_of_four():
+    words = torch.arange(10).view(5, 2, 1)
+    src, tgt = rounded(words, PADDING), rounded(words, PADDING, more=1)
+    assert src.shape == (8, 2, 1)
+    assert torch.equal(src[:5], words)
+    assert (src[5:] == PADDING).all()
+    assert torch.equal(tgt, words)  # four to read, and as many to predict
+
+
+def test_what_fills_sentences_up_changes_no_loss():
+    whole = model("nothing", graphs=False)
+    src, lengths, tgt = batch(6, 7, 0)
+    longer = rounded(src, PADDING), lengths, rounded(tgt, PADDING, more=1)
+    with cuda_kernels():
+        loss, same = (
+            negative_log_likelihood(whole(*given), given[2], PADDING)
+            for given in ((src, lengths, tgt), longer)
+        )
+    torch.testing.assert_close(same, loss)
+
+
+def test_a_parameter_that_only_the_loop_reads_has_its_gradient(captures):
+    by_graphs = model("nr+rh", graphs=True)
+    assert isinstance(by_graphs.graphs, DecoderGraphs)
+    src, lengths, tgt = batch(4, 5, 0)
+    with cuda_kernels():
+        negative_log_likelihood(by_graphs(src, lengths, tgt), tgt, PADDING).backward()
+    for name, parameter in by_graphs.decoder.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
