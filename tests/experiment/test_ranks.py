@@ -104,6 +104,14 @@ def test_dropout_that_is_drawn_for_own_rows_only_is_refused(
         iteration(compose(*tiny_pairs, "dropout=nr_random", "backend=fused"))
 
 
+def test_one_process_takes_the_gpu_that_it_is_told_else_the_first(compose, monkeypatch):
+    """By number, which torch.cuda.set_device asks for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert settings.device(compose()) == torch.device("cuda", 0)
+    assert settings.device(compose("device=cuda")) == torch.device("cuda", 0)
+    assert settings.device(compose("device=cuda:1")) == torch.device("cuda", 1)
+
+
 def test_each_process_has_a_gpu_of_its_own(compose, monkeypatch):
     monkeypatch.setattr(ranks, "size", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

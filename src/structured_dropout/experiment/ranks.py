@@ -38,8 +38,10 @@ def own(device: torch.device) -> torch.device:
     Raises:
         UsageError: there are fewer GPUs than processes, or all were given the same one.
     """
-    if size() == 1 or device.type == "cpu":
+    if device.type == "cpu":
         return device
+    if size() == 1:
+        return torch.device("cuda", device.index or 0)
     if device.index is not None:
         raise UsageError(f"device={device} is one GPU for {size()} processes: device=cuda")
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
