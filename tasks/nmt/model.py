@@ -29,7 +29,7 @@ from structured_dropout.experiment.errors import UsageError
 from structured_dropout.split import padded_to
 from tasks.nmt.batches import Vocabulary
 from tasks.nmt.decoder import decode
-from tasks.nmt.graphs import DecoderGraphs
+from tasks.nmt.graphs import DecoderGraphs, rounded
 from tasks.nmt.masks import Masks, dropped
 
 State = tuple[Tensor, Tensor]
@@ -37,26 +37,20 @@ State = tuple[Tensor, Tensor]
 
 class TranslationModel(NMTModel):
     """OpenNMT's model with its own dropout, its forward pass in the three parts that the benchmark
-    times.
-
-    ``graphs`` stands for ``decode`` in training, if it is set.
-    """
-
-    graphs: DecoderGraphs | None = None
+    times."""
 
     def forward(self, src: Tensor, lengths: Tensor, tgt: Tensor) -> Tensor:
         """Before the softmax [tgt_len - 1, batch, vocabulary], each word given those before it.
 
         Args:
             src, tgt: ids [len, batch, 1].
-            lengths: of the source sentences [batch], longest first; on the CPU nothing waits for
-                them.
+            lengths: of the source sentences [batch], longest first; a GPU waits for those that are
+                not on the CPU.
         """
         masks = self.draw_masks(len(src), len(tgt) - 1, tgt.shape[1])
         state, memory = self.encode(src, lengths, masks)
-        decode = self.graphs if self.graphs is not None and self.training else self.decode
-        outputs = decode(tgt[:-1], lengths.to(memory.device), state, memory, masks)
-        return self.project(outputs, masks)
+        lengths = lengths.to(memory.device)
+        return self.project(self.decode(tgt[:-1], lengths, state, memory, masks), masks)
 
     def draw_masks(self, src_steps: int, tgt_steps: int, batch: int) -> Masks:
         """What this training step drops beyond what the modules drop themselves."""
@@ -93,6 +87,7 @@ class StructuredModel(TranslationModel):
             "the final output of the encoder and decoder layers").
         backend: by name, as ``backends.resolve`` returned it.
         generator: what structured masks are drawn from.
+        cuda_graphs: train the decoder by CUDA graphs.
     """
 
     def __init__(
@@ -101,9 +96,11 @@ class StructuredModel(TranslationModel):
         policy: DropoutPolicy,
         backend: str,
         generator: torch.Generator | None,
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__(model.encoder, model.decoder)
         self.policy, self.backend, self.masks_from = policy, backend, generator
+        self._graphs = DecoderGraphs() if cuda_graphs else None
         lstm, projection = model.encoder.rnn, model.generator[0]
         self.encoder.rnn = StructuredLSTM(
             lstm.input_size,
@@ -120,6 +117,14 @@ class StructuredModel(TranslationModel):
             *model.generator[1:],
         )
         self.generator[0].load_state_dict(projection.state_dict())
+
+    def forward(self, src: Tensor, lengths: Tensor, tgt: Tensor) -> Tensor:
+        if self._graphs is None or not self.training:
+            return super().forward(src, lengths, tgt)
+        words = len(tgt) - 1
+        src = rounded(src, self.encoder.embeddings.word_padding_idx)
+        tgt = rounded(tgt, self.decoder.embeddings.word_padding_idx, more=1)
+        return super().forward(src, lengths, tgt)[:words]
 
     def draw_masks(self, src_steps: int, tgt_steps: int, batch: int) -> Masks:
         policy = self.policy if self.training else DropoutPolicy()
@@ -138,8 +143,9 @@ class StructuredModel(TranslationModel):
         weight = self.decoder.attn.linear_in.weight
         dtype = precision.of_products(weight)
         h, c = (part.to(weight.dtype) for part in state)
+        loop = decode if self._graphs is None or not self.training else self._graphs
         with without_autocast(weight.device):
-            return decode(self.decoder, tgt, lengths, (h, c), memory, masks, self.backend, dtype)
+            return loop(self.decoder, tgt, lengths, (h, c), memory, masks, self.backend, dtype)
 
     def project(self, outputs: Tensor, masks: Masks) -> Tensor:
         return self.generator[0](outputs, masks.output and masks.output.applied())
@@ -156,10 +162,7 @@ def build(
     cuda_graphs: bool = False,
 ) -> TranslationModel:
     """OpenNMT's own model where torch's LSTM runs and it can drop what the policy says, else the
-    structured one.
-
-    Args:
-        cuda_graphs: train the decoder by ``DecoderGraphs``.
+    structured one; the arguments are StructuredModel's.
 
     Raises:
         UsageError: several processes train OpenNMT's own model with dropout.
@@ -172,11 +175,8 @@ def build(
                 "OpenNMT's own dropout draws for the sentences that a process has, so it trains in "
                 "one: choose backend=dense"
             )
-    else:
-        model = StructuredModel(model, policy, backend, generator)
-    if cuda_graphs:
-        model.graphs = DecoderGraphs(model.decode, model.decoder)
-    return model
+        return model
+    return StructuredModel(model, policy, backend, generator, cuda_graphs)
 
 
 def opennmt_rate(policy: DropoutPolicy, layers: int) -> float | None:

@@ -21,7 +21,6 @@ from structured_dropout.loss import cross_entropy_
 from tasks.nmt import data
 from tasks.nmt.batches import BatchRange, ShuffledBatches, Vocabulary
 from tasks.nmt.evaluate import bleu, signature
-from tasks.nmt.graphs import rounded
 from tasks.nmt.model import build
 from tasks.nmt.translate import translate
 
@@ -33,7 +32,6 @@ def train(cfg: DictConfig) -> None:
     vocabulary = Vocabulary.of(corpus.train, cfg.data.vocabulary_size)
     batches = ShuffledBatches(corpus.train, vocabulary, cfg.train.batch, cfg.seed)
     padding = vocabulary.padding("tgt")
-    cuda_graph = settings.cuda_graph(cfg)
 
     unk_percent = vocabulary.unk_percent(train=corpus.train, valid=corpus.valid, test=corpus.test)
     provenance = {**corpus.provenance, "unk_percent": unk_percent}
@@ -44,7 +42,7 @@ def train(cfg: DictConfig) -> None:
             policy=policy,
             backend=backend,
             generator=run.generator,
-            cuda_graphs=cuda_graph,
+            cuda_graphs=settings.cuda_graph(cfg),
         )
         model.to(run.device)
         optimizer = build_optimizer(model, cfg.train)
@@ -60,9 +58,6 @@ def train(cfg: DictConfig) -> None:
                 rows = run.rows(len(lengths))
                 src, lengths, tgt = src[:, rows], lengths[rows], tgt[:, rows]
                 words = int((tgt[1:] != padding).sum())
-                if cuda_graph:
-                    src = rounded(src, vocabulary.padding("src"))
-                    tgt = rounded(tgt, padding, more=1)
                 src, tgt = src.to(run.device), tgt.to(run.device)
                 loss = step(trained, optimizer, src, lengths, tgt, padding, run.autocast)
                 run.record(loss / words, units=words)

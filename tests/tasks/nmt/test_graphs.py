@@ -9,14 +9,13 @@ from devices import DEVICE, cuda_kernels
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout
 from tasks.nmt.benchmark import made_up_vocabulary
-from tasks.nmt.graphs import DecoderGraphs, rounded
-from tasks.nmt.model import StructuredModel, build
+from tasks.nmt.graphs import rounded
+from tasks.nmt.model import build
 from tasks.nmt.train import negative_log_likelihood
 
 PADDING = 1
 OUTPUT = {"output": SiteDropout(Case.III, 0.5, redraw_every=2)}
 POLICIES = {
-    "opennmt": DropoutPolicy(),
     "nothing": DropoutPolicy(),
     "nr": DropoutPolicy(nr=SiteDropout(Case.III, (0.0, 0.5)), **OUTPUT),
     "nr+rh": DropoutPolicy(
@@ -33,7 +32,6 @@ def captures(monkeypatch):
     if DEVICE.type != "cuda":
         capture = lambda module, *_, **how: module  # noqa: E731
         monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-        monkeypatch.setattr(torch.random, "fork_rng", lambda _: nullcontext())
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
 
     def captured(module, *given, **how):
@@ -46,7 +44,7 @@ def captures(monkeypatch):
 
 def model(policy: str, graphs: bool):
     torch.manual_seed(0)
-    backend = {"opennmt": "fused", "random": "dense"}.get(policy, "cuda")
+    backend = "dense" if policy == "random" else "cuda"
     with cuda_kernels():
         return build(
             made_up_vocabulary(20, 17),
@@ -93,11 +91,8 @@ def test_training_by_graphs_is_training(policy, captures):
     batches = [batch(*shape, seed) for seed, shape in enumerate(shapes)]
     expected = trained(model(policy, graphs=False), batches)
     assert not captures
-    by_graphs = model(policy, graphs=True)
-    assert isinstance(by_graphs, StructuredModel) == (policy != "opennmt")
-    for step, (actual, wanted) in enumerate(
-        zip(trained(by_graphs, batches), expected, strict=True)
-    ):
+    steps = zip(trained(model(policy, graphs=True), batches), expected, strict=True)
+    for step, (actual, wanted) in enumerate(steps):
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5, msg=f"step {step}")
     assert len(captures) == 3
 
@@ -125,6 +120,14 @@ def test_precisions_have_graphs_of_their_own(captures):
     assert len(captures) == 2
 
 
+def test_sentences_of_any_length_share_graphs_of_a_few(captures):
+    """What fills them up is neither attended to nor predicted."""
+    batches = [batch(*shape, seed) for seed, shape in enumerate([(6, 7), (8, 9), (5, 8), (3, 4)])]
+    actual, expected = (trained(model("nothing", graphs), batches) for graphs in (True, False))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert len(captures) == 2
+
+
 def test_sentences_are_filled_up_to_a_multiple_of_four():
     words = torch.arange(10).view(5, 2, 1)
     src, tgt = rounded(words, PADDING), rounded(words, PADDING, more=1)
@@ -134,21 +137,8 @@ def test_sentences_are_filled_up_to_a_multiple_of_four():
     assert torch.equal(tgt, words)  # four to read, and as many to predict
 
 
-def test_what_fills_sentences_up_changes_no_loss():
-    whole = model("nothing", graphs=False)
-    src, lengths, tgt = batch(6, 7, 0)
-    longer = rounded(src, PADDING), lengths, rounded(tgt, PADDING, more=1)
-    with cuda_kernels():
-        loss, same = (
-            negative_log_likelihood(whole(*given), given[2], PADDING)
-            for given in ((src, lengths, tgt), longer)
-        )
-    torch.testing.assert_close(same, loss)
-
-
 def test_a_parameter_that_only_the_loop_reads_has_its_gradient(captures):
     by_graphs = model("nr+rh", graphs=True)
-    assert isinstance(by_graphs.graphs, DecoderGraphs)
     src, lengths, tgt = batch(4, 5, 0)
     with cuda_kernels():
         negative_log_likelihood(by_graphs(src, lengths, tgt), tgt, PADDING).backward()
