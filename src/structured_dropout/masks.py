@@ -257,25 +257,30 @@ def draw(
 
     def units_kept() -> UnitMask:
         noise = torch.rand(all_draws, units, generator=generator, dtype=torch.float32, device="cpu")
-        keep = _kept(noise[:draws], p, site.sampling)
-        offsets = torch.zeros(draws + 1, dtype=torch.int64, device="cpu")
-        torch.cumsum(keep.sum(dim=1), dim=0, out=offsets[1:])
-        # torch's nonzero takes ten times as long.
-        indices = numpy.flatnonzero(keep.numpy()) % units
+        # By numpy: torch's nonzero takes ten times as long, its comparison five times.
+        places = numpy.flatnonzero(_kept(noise[:draws].numpy(), p, site.sampling))
+        starts = numpy.arange(draws + 1) * units
+        offsets = places.searchsorted(starts)
+        indices = places - starts[:-1].repeat(numpy.diff(offsets))
         return UnitMask(
-            torch.from_numpy(indices.astype(numpy.int32)), offsets, steps_per_draw, units, scale
+            torch.from_numpy(indices.astype(numpy.int32)),
+            torch.from_numpy(offsets),
+            steps_per_draw,
+            units,
+            scale,
         )
 
     return capture.drawn(units_kept, like.device)
 
 
-def _kept(noise: Tensor, p: float, sampling: str) -> Tensor:
+def _kept(noise: numpy.ndarray, p: float, sampling: str) -> numpy.ndarray:
     """Bool, of the shape of ``noise`` [draws, units]: what is kept at the rate ``p``."""
     if sampling == "bernoulli":
-        return noise >= p
+        return noise >= numpy.float32(p)
     units = noise.shape[1]
-    keep = torch.zeros_like(noise, dtype=torch.bool)
-    return keep.scatter_(1, noise.argsort(dim=1)[:, : round((1 - p) * units)], True)
+    keep = numpy.zeros_like(noise, dtype=bool)
+    numpy.put_along_axis(keep, noise.argsort(axis=1)[:, : round((1 - p) * units)], True, axis=1)
+    return keep
 
 
 def send(numbers: Tensor, device: torch.device) -> Tensor:
