@@ -109,7 +109,7 @@ void fp(const T* x, const Weight& weight, const Bias* bias, int64_t rows, int64_
             prefetch_to_write<kPanel<T>>(y + (g.row + row) * outputs + panel * kPanel<T>);
             std::copy_n(b, kPanel<T>, sums.get() + row * kPanel<T>);
           }
-          fp(gathered.get() + g.offset, g.rows, w, g.units, sums.get());
+          fp(gathered.get() + g.offset, g.rows, w, g.units, sums.get(), Weight::kCached);
           store_panel(sums.get(), columns, outputs, panel, g.rows, y + g.row * outputs);
         };
         for_parts(begin, end, kFpPanels<T>, [&](int64_t first, int64_t last) {

@@ -57,6 +57,8 @@ class Share {
   int64_t offset_;
 };
 
+enum class Ahead { kNothing, kShare, kAll };
+
 // Calls f(first, size, tile, tiles) for even parts of [0, count), each of at most Max.
 template <int Max, typename F>
 void for_tiles(int64_t count, F f) {
@@ -111,8 +113,8 @@ template <typename T, int Height, typename Out, typename Operands, typename Fact
 }
 
 // sums [Rows][Kept] = g w^T over all columns of the panels, or added to it, each still a vector;
-// weights ahead into the L2 cache. Not inline: among the values of its caller GCC 12 loses a
-// quarter of its speed.
+// weights ahead into the L2 cache. Not inline, and its loop not unrolled: GCC 12 would keep some of
+// the sums in memory, which costs a quarter of its speed.
 template <typename T, int Rows, int Kept>
 [[gnu::noinline]] void dot_tile(Panels<T> g, const T* const* w, const T* const* ahead,
                                 Share<kPanel<T>, T> share, int64_t stride, bool add,
@@ -127,14 +129,15 @@ template <typename T, int Rows, int Kept>
   }
   for (int64_t panel = 0; panel < g.count; ++panel) {
     for (int k = 0; k < Kept; ++k) share.prefetch(ahead[k] + panel * stride);
+#pragma GCC unroll 1
     for (int64_t column = 0; column < kPanel<T>; column += O::kLanes) {
       typename O::Vector weight[Kept];
 #pragma GCC unroll 8
       for (int k = 0; k < Kept; ++k) pin(weight[k] = O::load(w[k] + panel * stride + column));
 #pragma GCC unroll 8
       for (int i = 0; i < Rows; ++i) {
-        const typename O::Vector gradient =
-            O::load(g.data + panel * g.stride + i * kPanel<T> + column);
+        typename O::Vector gradient = O::load(g.data + panel * g.stride + i * kPanel<T> + column);
+        if constexpr (kVectorRegisters == 16) pin(gradient);  // 16 with the sums and the weights
 #pragma GCC unroll 8
         for (int k = 0; k < Kept; ++k) O::add_product(sum[i][k], gradient, weight[k]);
       }
@@ -172,24 +175,25 @@ const T* interleave_rows(const T* g, int64_t rows, T* scratch) {
 }  // namespace
 
 template <typename T>
-void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c) {
+void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c, bool cached) {
   constexpr int kDepth = Operand<T>::kDepth;
   constexpr int64_t kWidth = kTileVectors * kSumLanes<T>;
   const auto block = [=](int64_t k) {
     return Units{units.ids + k, std::min(kFpUnits<T>, units.count - k)};
   };
-  // Whether a tile prefetches all is known to the compiler: nothing else fits beside the products.
-  const auto pass = [=](Units now, Units next, int64_t k, auto all) {
+  // What a tile prefetches is known to the compiler: nothing else fits beside the products.
+  const auto pass = [=](Units now, Units next, int64_t k, auto ahead) {
     for_tiles<kTileHeight>(rows, [&](int64_t row, auto height, int64_t number, int64_t) {
       const T* factors = a + k * rows + row * kDepth;
-      const Share<kWidth, T> share(number, all());
+      const Share<kWidth, T> share(number, ahead() == Ahead::kAll);
       for (int64_t column = 0; column < kPanel<T>; column += kWidth) {
         const auto operands = [=](int64_t k, auto* out) {
           const T* weights[kDepth];  // an odd unit's partner has a factor of zero
 #pragma GCC unroll 2
           for (int d = 0; d < kDepth; ++d) {
             const int64_t unit = k * kDepth + d;
-            share.prefetch(b + next.ids[std::min(unit, next.count - 1)] * kPanel<T> + column);
+            if constexpr (ahead() != Ahead::kNothing)
+              share.prefetch(b + next.ids[std::min(unit, next.count - 1)] * kPanel<T> + column);
             weights[d] =
                 b + now.ids[d == 0 ? unit : std::min(unit, now.count - 1)] * kPanel<T> + column;
           }
@@ -203,10 +207,12 @@ void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c) {
   };
   for (int64_t k = 0; k < units.count; k += kFpUnits<T>) {
     const Units now = block(k), next = block(k + kFpUnits<T> < units.count ? k + kFpUnits<T> : k);
-    if ((rows + kTileHeight - 1) / kTileHeight < Share<kWidth, T>::kLines) {
-      pass(now, next, k, std::true_type{});
+    if (cached) {
+      pass(now, next, k, std::integral_constant<Ahead, Ahead::kNothing>{});
+    } else if ((rows + kTileHeight - 1) / kTileHeight < Share<kWidth, T>::kLines) {
+      pass(now, next, k, std::integral_constant<Ahead, Ahead::kAll>{});
     } else {
-      pass(now, next, k, std::false_type{});
+      pass(now, next, k, std::integral_constant<Ahead, Ahead::kShare>{});
     }
   }
 }
@@ -278,7 +284,7 @@ Panels<T> arrange(Panels<T> g, int64_t, T*) {
 
 #define PRODUCTS_OF(T)                                                                       \
   template Panels<T> arrange(Panels<T>, int64_t, T*);                                        \
-  template void fp(const T*, int64_t, const T*, Units, Sum<T>*);                             \
+  template void fp(const T*, int64_t, const T*, Units, Sum<T>*, bool);                       \
   template void bp(Panels<T>, int64_t, Panels<T>, int64_t, Units, Sum<T>, Sum<T>*, int64_t); \
   template void wg(const T*, int64_t, const T*, Units, Sum<T>*);
 PRODUCTS_OF(float)

@@ -14,9 +14,9 @@
 namespace structured_dropout {
 
 // FP, figure 2a: c [rows][kPanel] += a^T b, for a as gather_units makes it and the kept rows of the
-// panel b [units][kPanel].
+// panel b [units][kPanel], which may be in the L2 cache already, as one that was just packed is.
 template <typename T>
-void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c);
+void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c, bool cached = false);
 
 // Panels of gradients or weights: kPanel values for each row or unit.
 template <typename T>

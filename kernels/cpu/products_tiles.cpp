@@ -142,7 +142,7 @@ void bp_block(const BFloat16* pairs, int64_t rows, Panels<BFloat16> w, const BFl
 }  // namespace
 
 template <>
-void fp<BFloat16>(const BFloat16* a, int64_t rows, const BFloat16* b, Units units, float* c) {
+void fp<BFloat16>(const BFloat16* a, int64_t rows, const BFloat16* b, Units units, float* c, bool) {
   if (units.count == 0) return;
   const RowTiles tiles(rows);
   TileShapes shapes;

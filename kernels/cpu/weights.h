@@ -15,6 +15,8 @@ constexpr int64_t panel_units(int64_t units) { return units | 1; }
 // A weight [columns, units] in torch's layout.
 template <typename T, typename W>
 struct PlainWeight {
+  static constexpr bool kCached = true;  // its panels, packed just before
+
   const W* data;
   int64_t units;
   Columns<Sum<T>> columns;
@@ -32,6 +34,8 @@ struct PlainWeight {
 // A weight as pack_weight (ops.h) makes it: [panels][panel_units][kPanel].
 template <typename T>
 struct PackedWeight {
+  static constexpr bool kCached = false;
+
   const T* data;
   int64_t units;
 
