@@ -4,10 +4,11 @@ they are.
     python scripts/gpu.py --out FOLDER [--budget SECONDS] [--only STEP,STEP]
 
 For a machine that may have no network, with the Python that runs this file. The steps, in their
-order: a smoke test at real sizes; ceilings (scripts/ceilings.py); benchmarks of ptb_medium and
-ptb_large in fp32, TF32 and bf16, which also tell where skipping a layer's input alone pays;
-compute-sanitizer; all tests of the backends; and a training of ptb_medium with what is left of the
-budget. What they print and measure lies in FOLDER, and in one FOLDER/gpu.tar.gz at the end.
+order: a smoke test at real sizes; the translator's decoder by graphs; ceilings
+(scripts/ceilings.py); benchmarks of ptb_medium and ptb_large in fp32, TF32 and bf16, which also
+tell where skipping a layer's input alone pays; compute-sanitizer; all tests of the backends; and a
+training of ptb_medium with what is left of the budget. What they print and measure lies in FOLDER,
+and in one FOLDER/gpu.tar.gz at the end.
 
 What a step needs and the machine has not is an error before any runs. A step that fails does not
 end the others, but the first CUDA error does: behind it nothing can be trusted. The end tells how
@@ -84,6 +85,7 @@ def steps(out: Path) -> dict[str, Step]:
     ceilings = [sys.executable, "scripts/ceilings.py", *on, f"output={out / 'ceilings.json'}"]
     result = {
         "smoke": Step([*pytest, "-x", "tests/cuda/test_real_sizes.py", graphs], 120, TESTS),
+        "decoder": Step([*pytest, "tests/tasks/nmt/test_graphs.py"], 60, (*MODELS, "onmt")),
         "ceilings": Step(ceilings, 60, ("torch", "cupy", "numpy")),
     }
     for task in BENCHMARKS:

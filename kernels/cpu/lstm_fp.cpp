@@ -61,7 +61,7 @@ void start(const Layer& layer, const T* x, const Parameters<W>& parameters, cons
         Sum<T>* sums = gates + g.row * kPanel<T>;
         for (int64_t row = 0; row < g.rows; ++row)
           std::copy_n(bias.get(), kPanel<T>, sums + row * kPanel<T>);
-        fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums, true);
+        fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums, /*cached=*/true);
       }
 
       Sum<T>* c0 = states.cells + layout.cells(d, panel, layout.rows);

@@ -20,7 +20,8 @@ constexpr int kDotUnits = kVectorRegisters == 32 ? 6 : 3;
 
 // The weights that the tiles of a group pass over again and again stay in the L1 cache: so many
 // kept units of a panel in FP, so many panels of a tile's units in BP. Meanwhile those that follow
-// are prefetched: kept units lie too far apart for the processor to see a stream.
+// are prefetched, unless they are known to be in the L2 cache: kept units lie too far apart for the
+// processor to see a stream.
 template <typename T>
 constexpr int64_t kFpUnits = (kVectorBytes == 64 ? 128 : 64) * Operand<T>::kDepth;
 template <typename T>
@@ -57,7 +58,7 @@ class Share {
   int64_t offset_;
 };
 
-enum class Ahead { kNothing, kShare, kAll };
+enum class Ahead { kNothing, kShare, kAll };  // of what follows a tile prefetches
 
 // Calls f(first, size, tile, tiles) for even parts of [0, count), each of at most Max.
 template <int Max, typename F>

@@ -279,13 +279,15 @@ def _kept(noise: numpy.ndarray, p: float, sampling: str) -> numpy.ndarray:
         return noise >= numpy.float32(p)
     units = noise.shape[1]
     keep = numpy.zeros_like(noise, dtype=bool)
-    numpy.put_along_axis(keep, noise.argsort(axis=1)[:, : round((1 - p) * units)], True, axis=1)
+    numpy.put_along_axis(
+        keep, noise.argsort(axis=1, kind="stable")[:, : round((1 - p) * units)], True, axis=1
+    )
     return keep
 
 
 def send(numbers: Tensor, device: torch.device) -> Tensor:
-    """Few numbers from the CPU to ``device``, in a copy that nothing waits for."""
-    if device.type == "cuda":
+    """Few numbers to ``device``; from the CPU in a copy that nothing waits for."""
+    if device.type == "cuda" and numbers.is_cpu:
         numbers = numbers.pin_memory()
     return numbers.to(device, non_blocking=True)
 

@@ -49,8 +49,7 @@ class PhaseClock:
 
     @property
     def seconds(self) -> dict[Phase, float]:
-        """So far, or nothing where not all could be timed; on a GPU this waits for what was
-        counted."""
+        """So far, zeros where not all could be timed; on a GPU this waits for what was counted."""
         total: dict[Phase, float] = {"fp": 0.0, "bp": 0.0, "wg": 0.0}
         if not self.complete:
             return total

@@ -41,11 +41,11 @@ def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
         optimizer = build_optimizer(model, cfg.train)
         return lambda: step(model, optimizer, src, lengths, tgt, padding, autocast)
 
-    words, lengths_there = tgt[:-1], lengths.to(device)
+    words, lengths_on_device = tgt[:-1], lengths.to(device)
     masks = model.draw_masks(len(src), len(words), batch)
     with autocast:
         state, memory = model.encode(src, lengths, masks)
-        outputs = model.decode(words, lengths_there, state, memory, masks)
+        outputs = model.decode(words, lengths_on_device, state, memory, masks)
     h, c, memory, outputs = (x.detach().requires_grad_() for x in (*state, memory, outputs))
 
     def encoder() -> None:
@@ -59,7 +59,7 @@ def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
         model.zero_grad()
         masks = model.draw_masks(len(src), len(words), batch)
         with autocast:
-            decoded = model.decode(words, lengths_there, (h, c), memory, masks)
+            decoded = model.decode(words, lengths_on_device, (h, c), memory, masks)
         torch.autograd.backward(decoded, outputs)
 
     def projection() -> None:

@@ -21,7 +21,7 @@ from tasks.nmt.masks import Masks, StepDropout
 
 def decode(
     decoder: InputFeedRNNDecoder,
-    tgt: Tensor,
+    words: Tensor,
     lengths: Tensor,
     state: tuple[Tensor, Tensor],
     memory: Tensor,
@@ -32,21 +32,21 @@ def decode(
     """The attentional outputs [tgt_len, batch, hidden_size] after dropout.
 
     Args:
-        tgt: ids [tgt_len, batch, 1].
+        words: embedded [tgt_len, batch, hidden_size].
         lengths: of the source sentences [batch].
         state: of the encoder: h and c [layers, batch, hidden_size].
         memory: [src_len, batch, hidden_size], dropped already.
         backend: by name, as ``backends.resolve`` returned it.
         dtype: of the products; states, gates and what is returned have that of the parameters.
     """
-    cell = DecoderCell(decoder, tgt, masks, backend, dtype)
-    attention = Attention(decoder.attn, memory.to(dtype), lengths, masks, len(tgt), backend)
+    cell = DecoderCell(decoder, words, masks, backend, dtype)
+    attention = Attention(decoder.attn, memory.to(dtype), lengths, masks, len(words), backend)
     dropped = StepDropout(
-        masks.output, state[1].new_ones(1).expand(*tgt.shape[:2], decoder.hidden_size)
+        masks.output, state[1].new_ones(1).expand(*words.shape[:2], decoder.hidden_size)
     )
     h, c = (list(part.unbind()) for part in state)
     output, outputs = None, []
-    for t in range(len(tgt)):
+    for t in range(len(words)):
         h, c = cell(t, output, h, c)
         output = dropped(attention(h[-1], t), t)
         outputs.append(output)
@@ -57,7 +57,7 @@ class DecoderCell:
     """The decoder's LSTM cells, one above the other, prepared for one target sentence.
 
     Args:
-        tgt: ids [tgt_len, batch, 1].
+        words: embedded [tgt_len, batch, hidden_size].
         backend: by name, as ``backends.resolve`` returned it.
         dtype: of the products.
     """
@@ -65,21 +65,20 @@ class DecoderCell:
     def __init__(
         self,
         decoder: InputFeedRNNDecoder,
-        tgt: Tensor,
+        words: Tensor,
         masks: Masks,
         backend: str,
         dtype: torch.dtype,
     ) -> None:
-        steps, batch, _ = tgt.shape
+        steps, batch, size = words.shape
 
         def linear(weight: Tensor, bias: Tensor | None, mask: Mask | None) -> StepLinear:
             return StepLinear(weight.to(dtype), bias, mask, steps, batch, backend)
 
         first, *others = layers = decoder.rnn.layers
-        size = decoder.embeddings.embedding_size
         w_words, w_feed = first.weight_ih[:, :size], first.weight_ih[:, size:]
         from_words = backends.get(backend).linear(
-            decoder.embeddings(tgt).flatten(0, 1).to(dtype),
+            words.flatten(0, 1).to(dtype),
             w_words.contiguous(),
             first.bias_ih + first.bias_hh,
             masks.nr[0],

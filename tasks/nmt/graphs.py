@@ -1,8 +1,7 @@
 """The decoder's loop on a GPU as CUDA graphs.
 
 A step of the loop is dozens of small operations, forward and backward, which the GPU does faster
-than they can be launched. What surrounds the loop, the encoder and the projection, is few
-operations over whole sentences.
+than they can be launched. What surrounds the loop is few operations over whole sentences.
 """
 
 from __future__ import annotations
@@ -23,21 +22,26 @@ from structured_dropout.phases import untimed
 from tasks.nmt.decoder import decode
 from tasks.nmt.masks import Masks
 
-_LENGTHS = 4  # lengths of sentences in a graph are its multiples
+_MULTIPLE = 4  # to which sentences are filled up, so that there are few shapes to capture
 
 
 class DecoderGraphs:
-    """A function that does the same as ``decode`` of one decoder, gradients included, by two CUDA
-    graphs for each combination of lengths; they are captured when it is first met."""
+    """A function that does the same as ``decode``, by two CUDA graphs for each combination of
+    shapes, forward and backward; they are captured when it is first met.
+
+    It is for a training step: the backward of a call comes before the next call, gradients are
+    dropped before it (they lie in the memory of the graphs), and parameters change only in place.
+    Each combination keeps memory for the gradients of the LSTM and the attention.
+    """
 
     def __init__(self) -> None:
         self._graphs: dict[Any, Callable[..., Tensor]] = {}
-        self._memory: Any = None  # of all of them: a step uses one forward and then its backward
+        self._pool: Any = None  # the memory of all of them, since only one runs at a time
 
     def __call__(
         self,
         decoder: InputFeedRNNDecoder,
-        tgt: Tensor,
+        words: Tensor,
         lengths: Tensor,
         state: tuple[Tensor, Tensor],
         memory: Tensor,
@@ -46,20 +50,25 @@ class DecoderGraphs:
         dtype: torch.dtype,
     ) -> Tensor:
         untimed()
-        drawn = masks.elements(next(decoder.parameters()))
+        # The loop only skips by the memory's mask, and by elements there is nothing to skip.
+        drawn = replace(masks, memory=None).elements(next(decoder.parameters()))
         leaves, structure = tree_flatten(vars(drawn))
-        arguments = (tgt, lengths, *state, memory, *(mask.values for mask in leaves if mask))
-        steps_per_draw = (mask and mask.steps_per_draw for mask in leaves)
-        key = (*(argument.shape for argument in arguments), *steps_per_draw, memory.dtype, dtype)
+        steps = _rounded(len(words))
+        values = [_filled(mask.values, -(-steps // mask.steps_per_draw)) for mask in leaves if mask]
+        memory = _filled(memory, _rounded(len(memory)))
+        arguments = (_filled(words, steps), lengths, *state, memory, *values)
+        steps_per_draw = tuple(mask and mask.steps_per_draw for mask in leaves)
+        shapes = tuple((argument.shape, argument.dtype) for argument in arguments)
+        key = (decoder, backend, dtype, shapes, steps_per_draw)
         with torch.cuda.device(memory.device):
             if key not in self._graphs:
-                loop = _Loop(decoder, leaves, structure, backend, dtype)
+                loop = _Loop(decoder, steps_per_draw, structure, backend, dtype)
                 self._graphs[key] = self._captured(loop, arguments)
-            return self._graphs[key](*arguments)
+            return self._graphs[key](*arguments)[: len(words)]
 
     def _captured(self, loop: nn.Module, arguments: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-        if self._memory is None:
-            self._memory = torch.cuda.graph_pool_handle()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         samples = tuple(
             argument.detach().clone().requires_grad_(argument.requires_grad)
             for argument in arguments
@@ -67,43 +76,45 @@ class DecoderGraphs:
         # The parameters' gradients stay on the capture's stream, which costs one wait.
         warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
         graph: Callable[..., Tensor] = torch.cuda.make_graphed_callables(
-            loop, samples, allow_unused_input=True, pool=self._memory
+            loop, samples, allow_unused_input=True, pool=self._pool
         )
         return graph
 
 
 class _Loop(nn.Module):
-    """``decode`` as torch captures it: of tensors alone, in a module with its parameters.
+    """``decode`` as torch captures it: of tensors alone, in a module whose parameters are those
+    that it reads.
 
     Args:
-        masks, structure: the masks, whose values ``forward`` is told anew, as ``tree_flatten``
-            gives them.
+        steps_per_draw, structure: of the masks, as ``tree_flatten`` gives them.
     """
 
     def __init__(
         self,
         decoder: InputFeedRNNDecoder,
-        masks: list[ElementMask | None],
+        steps_per_draw: tuple[int | None, ...],
         structure: TreeSpec,
         backend: str,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.decoder = decoder
-        self._masks, self._structure = masks, structure
-        self._computed = backend, dtype
+        self.rnn, self.attn = decoder.rnn, decoder.attn
+        self._decode = lambda *given: decode(decoder, *given, backend, dtype)
+        self._steps_per_draw, self._structure = steps_per_draw, structure
 
     def forward(
-        self, tgt: Tensor, lengths: Tensor, h: Tensor, c: Tensor, memory: Tensor, *values: Tensor
+        self, words: Tensor, lengths: Tensor, h: Tensor, c: Tensor, memory: Tensor, *values: Tensor
     ) -> Tensor:
         given = iter(values)
-        masks = [mask and replace(mask, values=next(given)) for mask in self._masks]
+        masks = [steps and ElementMask(next(given), steps) for steps in self._steps_per_draw]
         drawn = Masks(**tree_unflatten(masks, self._structure))
-        return decode(self.decoder, tgt, lengths, (h, c), memory, drawn, *self._computed)
+        return self._decode(words, lengths, (h, c), memory, drawn)
 
 
-def rounded(ids: Tensor, padding: int, more: int = 0) -> Tensor:
-    """ids [len, batch, 1] filled up with ``padding`` to a multiple of four words and ``more``, so
-    that there are few lengths to capture."""
-    missing = (more - len(ids)) % _LENGTHS
-    return F.pad(ids, (0, 0, 0, 0, 0, missing), value=padding)
+def _rounded(length: int) -> int:
+    return -(-length // _MULTIPLE) * _MULTIPLE
+
+
+def _filled(x: Tensor, length: int) -> Tensor:
+    """x [len, batch, units] with zeros behind, so many in all."""
+    return F.pad(x, (0, 0, 0, 0, 0, length - len(x)))

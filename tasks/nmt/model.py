@@ -26,10 +26,11 @@ from structured_dropout import (
 from structured_dropout.derivatives import without_autocast
 from structured_dropout.experiment import ranks
 from structured_dropout.experiment.errors import UsageError
+from structured_dropout.masks import send
 from structured_dropout.split import padded_to
 from tasks.nmt.batches import Vocabulary
 from tasks.nmt.decoder import decode
-from tasks.nmt.graphs import DecoderGraphs, rounded
+from tasks.nmt.graphs import DecoderGraphs
 from tasks.nmt.masks import Masks, dropped
 
 State = tuple[Tensor, Tensor]
@@ -44,13 +45,13 @@ class TranslationModel(NMTModel):
 
         Args:
             src, tgt: ids [len, batch, 1].
-            lengths: of the source sentences [batch], longest first; a GPU waits for those that are
-                not on the CPU.
+            lengths: of the source sentences [batch], longest first; on the CPU, else a GPU's are
+                waited for.
         """
         masks = self.draw_masks(len(src), len(tgt) - 1, tgt.shape[1])
         state, memory = self.encode(src, lengths, masks)
-        lengths = lengths.to(memory.device)
-        return self.project(self.decode(tgt[:-1], lengths, state, memory, masks), masks)
+        outputs = self.decode(tgt[:-1], send(lengths, memory.device), state, memory, masks)
+        return self.project(outputs, masks)
 
     def draw_masks(self, src_steps: int, tgt_steps: int, batch: int) -> Masks:
         """What this training step drops beyond what the modules drop themselves."""
@@ -118,14 +119,6 @@ class StructuredModel(TranslationModel):
         )
         self.generator[0].load_state_dict(projection.state_dict())
 
-    def forward(self, src: Tensor, lengths: Tensor, tgt: Tensor) -> Tensor:
-        if self._graphs is None or not self.training:
-            return super().forward(src, lengths, tgt)
-        words = len(tgt) - 1
-        src = rounded(src, self.encoder.embeddings.word_padding_idx)
-        tgt = rounded(tgt, self.decoder.embeddings.word_padding_idx, more=1)
-        return super().forward(src, lengths, tgt)[:words]
-
     def draw_masks(self, src_steps: int, tgt_steps: int, batch: int) -> Masks:
         policy = self.policy if self.training else DropoutPolicy()
         return Masks.draw(policy, self.decoder, src_steps, tgt_steps, batch, self.masks_from)
@@ -143,9 +136,11 @@ class StructuredModel(TranslationModel):
         weight = self.decoder.attn.linear_in.weight
         dtype = precision.of_products(weight)
         h, c = (part.to(weight.dtype) for part in state)
-        loop = decode if self._graphs is None or not self.training else self._graphs
+        trains = self.training and torch.is_grad_enabled()
+        loop = self._graphs if self._graphs is not None and trains else decode
         with without_autocast(weight.device):
-            return loop(self.decoder, tgt, lengths, (h, c), memory, masks, self.backend, dtype)
+            words = self.decoder.embeddings(tgt)
+            return loop(self.decoder, words, lengths, (h, c), memory, masks, self.backend, dtype)
 
     def project(self, outputs: Tensor, masks: Masks) -> Tensor:
         return self.generator[0](outputs, masks.output and masks.output.applied())
@@ -162,7 +157,10 @@ def build(
     cuda_graphs: bool = False,
 ) -> TranslationModel:
     """OpenNMT's own model where torch's LSTM runs and it can drop what the policy says, else the
-    structured one; the arguments are StructuredModel's.
+    structured one.
+
+    Args:
+        cuda_graphs: of the structured one.
 
     Raises:
         UsageError: several processes train OpenNMT's own model with dropout.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.run import Run
 from structured_dropout.loss import cross_entropy_
+from structured_dropout.masks import send
 from tasks.nmt import data
 from tasks.nmt.batches import BatchRange, ShuffledBatches, Vocabulary
 from tasks.nmt.evaluate import bleu, signature
@@ -58,7 +59,7 @@ def train(cfg: DictConfig) -> None:
                 rows = run.rows(len(lengths))
                 src, lengths, tgt = src[:, rows], lengths[rows], tgt[:, rows]
                 words = int((tgt[1:] != padding).sum())
-                src, tgt = src.to(run.device), tgt.to(run.device)
+                src, tgt = send(src, run.device), send(tgt, run.device)
                 loss = step(trained, optimizer, src, lengths, tgt, padding, run.autocast)
                 run.record(loss / words, units=words)
             with run.autocast:

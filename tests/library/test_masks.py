@@ -144,3 +144,9 @@ def test_masks_follow_absolute_time_in_packed_sequences():
     packing = Packing((3, 2, 2, 1))
     x = mask.apply(torch.ones(8, 3), packing)
     assert x.tolist() == [[2, 0, 0]] * 5 + [[0, 2, 2]] * 3
+
+
+def test_a_mask_of_one_row_is_for_all_rows_of_the_batch():
+    check_fit("nr", ElementMask(torch.ones(3, 1, 5), 1), Packing.padded(3, 2), 5)
+    with pytest.raises(ValueError, match="2 draws of 1 rows of 5 units"):
+        check_fit("nr", ElementMask(torch.ones(2, 1, 5), 1), Packing.padded(3, 2), 5)

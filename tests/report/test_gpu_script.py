@@ -28,7 +28,7 @@ def test_what_the_machine_lacks_is_an_error_before_any_step(monkeypatch, tmp_pat
     monkeypatch.setattr(gpu, "run", lambda *_: pytest.fail("a step ran"))
     with pytest.raises(SystemExit, match=r"error: not here: .*hydra"):
         gpu.main(["--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match="error: no step smok: there are smoke, ceilings, ptb_med"):
+    with pytest.raises(SystemExit, match="error: no step smok: there are smoke, decoder, ceil"):
         gpu.main(["--out", str(tmp_path), "--only", "smok"])
     assert list(tmp_path.iterdir()) == []
 
