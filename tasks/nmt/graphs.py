@@ -26,8 +26,8 @@ _MULTIPLE = 4  # to which sentences are filled up, so that there are few shapes 
 
 
 class DecoderGraphs:
-    """A function that does the same as ``decode``, by two CUDA graphs for each combination of
-    shapes, forward and backward; they are captured when it is first met.
+    """A function that does the same as ``decode``, by two CUDA graphs, forward and backward, for
+    each combination of shapes, captured when it first occurs.
 
     It is for a training step: the backward of a call comes before the next call, gradients are
     dropped before it (they lie in the memory of the graphs), and parameters change only in place.
@@ -58,8 +58,8 @@ class DecoderGraphs:
         memory = _filled(memory, _rounded(len(memory)))
         arguments = (_filled(words, steps), lengths, *state, memory, *values)
         steps_per_draw = tuple(mask and mask.steps_per_draw for mask in leaves)
-        shapes = tuple((argument.shape, argument.dtype) for argument in arguments)
-        key = (decoder, backend, dtype, shapes, steps_per_draw)
+        kinds = tuple((x.shape, x.dtype, x.requires_grad) for x in arguments)
+        key = (decoder, backend, dtype, kinds, steps_per_draw)
         with torch.cuda.device(memory.device):
             if key not in self._graphs:
                 loop = _Loop(decoder, steps_per_draw, structure, backend, dtype)
@@ -76,7 +76,7 @@ class DecoderGraphs:
         # The parameters' gradients stay on the capture's stream, which costs one wait.
         warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
         graph: Callable[..., Tensor] = torch.cuda.make_graphed_callables(
-            loop, samples, allow_unused_input=True, pool=self._pool
+            loop, samples, pool=self._pool
         )
         return graph
 

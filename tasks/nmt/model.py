@@ -45,8 +45,8 @@ class TranslationModel(NMTModel):
 
         Args:
             src, tgt: ids [len, batch, 1].
-            lengths: of the source sentences [batch], longest first; on the CPU, else a GPU's are
-                waited for.
+            lengths: of the source sentences [batch], longest first; on the CPU, since a GPU's
+                would be waited for.
         """
         masks = self.draw_masks(len(src), len(tgt) - 1, tgt.shape[1])
         state, memory = self.encode(src, lengths, masks)
