@@ -72,9 +72,9 @@ struct Layout {
     return ((d * panels + panel) * (rows + batch) + row) * kLanes;
   }
 
-  // Packed recurrent weights: [directions][panels][hidden][kPanel].
+  // Packed recurrent weights: [directions][panels][panel_units][kPanel].
   int64_t recurrent(int64_t d, int64_t panel) const {
-    return (d * panels + panel) * hidden * kPanel<T>;
+    return (d * panels + panel) * panel_units(hidden) * kPanel<T>;
   }
 
   // Hidden units of a panel that exist; the other lanes are padding.
@@ -83,6 +83,15 @@ struct Layout {
   Columns<Sum<T>> columns;
   int64_t panels, directions, hidden, rows, batch;
 };
+
+// A panel of the recurrent weights, to its place in out. The row of zeros that makes its stride odd
+// is never read; but out is what an operator returns.
+template <typename T, typename W>
+void pack_recurrent(const Layout<T>& layout, const W* w_hh, int64_t d, int64_t panel, T* out) {
+  T* const to = out + layout.recurrent(d, panel);
+  pack_panel(w_hh, layout.hidden, layout.columns, panel, 0, layout.hidden, to);
+  std::fill(to + layout.hidden * kPanel<T>, to + panel_units(layout.hidden) * kPanel<T>, T(0));
+}
 
 // Tensors in memory order, and where each begins; null if there are none.
 template <typename T>

@@ -66,7 +66,7 @@ class PanelsOf {
         }
       }
     }
-    return {panels, stride, count};
+    return {panels, stride, count, rows};
   }
 
  private:
@@ -104,12 +104,13 @@ void fp(const T* x, const Weight& weight, const Bias* bias, int64_t rows, int64_
       columns.panels(), double(groups.elements()) * kPanel<T>, [&](int64_t begin, int64_t end) {
         const Scratch<T> packed(kFpPanels<T> * panel_units(units) * kPanel<T>);
         const Scratch<Sum<T>> sums(kMaxGroupRows * kPanel<T>), biases(kFpPanels<T> * kPanel<T>);
-        const auto product = [&](const Group& g, int64_t panel, const T* w, const Sum<T>* b) {
+        const auto product = [&](const Group& g, int64_t panel, const T* w, const Sum<T>* b,
+                                 const T* next) {
           for (int64_t row = 0; row < g.rows; ++row) {
             prefetch_to_write<kPanel<T>>(y + (g.row + row) * outputs + panel * kPanel<T>);
             std::copy_n(b, kPanel<T>, sums.get() + row * kPanel<T>);
           }
-          fp(gathered.get() + g.offset, g.rows, w, g.units, sums.get(), Weight::kCached);
+          fp(gathered.get() + g.offset, g.rows, w, g.units, sums.get(), next);
           store_panel(sums.get(), columns, outputs, panel, g.rows, y + g.row * outputs);
         };
         for_parts(begin, end, kFpPanels<T>, [&](int64_t first, int64_t last) {
@@ -118,9 +119,12 @@ void fp(const T* x, const Weight& weight, const Bias* bias, int64_t rows, int64_
           for (int64_t p = 0; p < count; ++p)
             pack_vector(bias, columns, first + p, biases.get() + p * kPanel<T>);
           for (const Group& g : groups) {
-            for (int64_t p = 0; p < count; ++p)
-              product(g, first + p, weights.data + p * weights.stride,
-                      biases.get() + p * kPanel<T>);
+            for (int64_t p = 0; p < count; ++p) {
+              const T* w = weights.data + p * weights.stride;
+              const T* next = first + p + 1 < end ? w + weights.stride : w;
+              product(g, first + p, w, biases.get() + p * kPanel<T>,
+                      Weight::kCached ? nullptr : next);
+            }
           }
         });
       });

@@ -56,40 +56,20 @@ void store_state(const Layout<T>& layout, const Sum<T>* carry, int64_t stride, T
 // Back through all steps, both directions side by side. A thread owns some hidden units: it takes a
 // step's product for them and goes on to their cells in the step before, so that threads meet once
 // a step.
-template <typename T, typename W>
-void run(const Layer& layer, const T* dy, const Sum<T>* gates, const Sum<T>* cells,
-         const Pointers<W>& w_hh, Carry<T>& carry, T* dgates) {
+template <typename T>
+void run(const Layer& layer, const T* dy, const T* recurrent, const Sum<T>* gates,
+         const Sum<T>* cells, Carry<T>& carry, T* dgates) {
   using S = Simd<Sum<T>>;
   const Layout<T> layout(layer);
   const int64_t steps = layer.sequence.steps(), items = layout.directions * layout.panels;
-
-  // U by unit, [directions][hidden][panels][kPanel]: each step streams whole rows of it from
-  // memory. The vector between rows keeps the rows of a power-of-two size from all falling into the
-  // same sets of the cache.
-  const int64_t unit = layout.panels * kPanel<T> + Operand<T>::kLanes;
-  const Scratch<T> recurrent(layout.directions * layer.hidden * unit);
-  // A few units at a time, so that reading and writing are both of neighbours.
-  constexpr int64_t kBlock = 64;
-  const int64_t blocks = (layer.hidden + kBlock - 1) / kBlock;
-  parallel(layout.directions * blocks, double(kBlock) * unit, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t d = item / blocks, block = item % blocks;
-      const int64_t first = layer.hidden * block / blocks,
-                    last = layer.hidden * (block + 1) / blocks;
-      for (int64_t panel = 0; panel < layout.panels; ++panel) {
-        T* out = recurrent.get() + (d * layer.hidden + first) * unit + panel * kPanel<T>;
-        pack_panel(w_hh[d], layer.hidden, layout.columns, panel, first, last, out, unit);
-      }
-    }
-  });
 
   std::vector<std::vector<int64_t>> cell_before;
   for (int64_t d = 0; d < layout.directions; ++d) cell_before.push_back(previous_cells(layer, d));
 
   const auto product = [&](int64_t d, int64_t t, int64_t first_panel, int64_t last_panel) {
     const int64_t first = first_panel * S::kLanes, last = last_panel * S::kLanes;
-    const Panels<T> weights = {recurrent.get() + d * layer.hidden * unit, kPanel<T>, layout.panels,
-                               unit};
+    const Panels<T> weights = {recurrent + layout.recurrent(d, 0),
+                               panel_units(layer.hidden) * kPanel<T>, layout.panels, layer.hidden};
     for (const Group& g : layer.rh(d).step(t)) {
       Sum<T>* dh =
           carry.dh.get() + (d * layout.batch + g.row - layer.sequence.first(t)) * carry.stride;
@@ -97,10 +77,10 @@ void run(const Layer& layer, const T* dy, const Sum<T>* gates, const Sum<T>* cel
         std::fill(dh + row * carry.stride + first, dh + row * carry.stride + last, Sum<T>(0));
       }
       const Panels<T> gradients = {dgates + layout.gates(d, 0, g.row), layout.rows * kPanel<T>,
-                                   layout.panels};
+                                   layout.panels, g.rows};
       const Scratch<T> place(arranged_elements<T>(g.rows, layout.panels));
-      bp(arrange(gradients, g.rows, place.get()), g.rows, weights, 0, g.units.between(first, last),
-         Sum<T>(layer.rh(d).scale()), dh, carry.stride);
+      bp<T>(arrange(gradients, place.get()), weights, 0, g.units.between(first, last),
+            layer.rh(d).scale(), dh, carry.stride, {});
     }
   };
   const auto cell = [&](int64_t d, int64_t panel, int64_t row, int64_t b) {
@@ -133,12 +113,35 @@ void run(const Layer& layer, const T* dy, const Sum<T>* gates, const Sum<T>* cel
   }
 }
 
+// U by panel: what lstm_fp returned or, if that was not kept, packed anew.
+template <typename T, typename W>
+at::Tensor packed_recurrent(const Layout<T>& layout, const LayerWeights& weights,
+                            const std::optional<at::Tensor>& kept, const at::Tensor& x) {
+  const std::vector<int64_t> shape = {layout.directions, layout.panels, panel_units(layout.hidden),
+                                      kPanel<T>};
+  if (kept) {
+    check_like("recurrent", *kept, x, shape);
+    return kept->contiguous();
+  }
+  at::Tensor packed = empty(shape, x.options());
+  const Pointers<W> w_hh(weights.w_hh);
+  parallel(layout.directions * layout.panels, double(layout.hidden) * kPanel<T>,
+           [&](int64_t begin, int64_t end) {
+             for (int64_t item = begin; item < end; ++item) {
+               const int64_t d = item / layout.panels;
+               pack_recurrent(layout, w_hh[d], d, item % layout.panels, packed.data_ptr<T>());
+             }
+           });
+  return packed;
+}
+
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
     const at::Tensor& x, const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n,
-    const std::optional<at::Tensor>& dc_n, at::TensorList flat_weights, const at::Tensor& gates,
-    const at::Tensor& cells, at::IntArrayRef sizes, at::TensorList masks) {
+    const std::optional<at::Tensor>& dc_n, at::TensorList flat_weights,
+    const std::optional<at::Tensor>& recurrent, const at::Tensor& gates, const at::Tensor& cells,
+    at::IntArrayRef sizes, at::TensorList masks) {
   check_activations("x", x);
   TORCH_CHECK(gates.dim() == 4, "gates must have 4 dimensions, has shape ", gates.sizes());
   const int64_t directions = gates.size(0);
@@ -159,20 +162,21 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
     check_like("gates", gates, dx, {directions, layout.panels, layout.rows, kPanel<T>});
     check_like("cells", cells, gates,
                {directions, layout.panels, layout.rows + layout.batch, layout.kLanes});
-    const at::Tensor gates_ = gates.contiguous(), cells_ = cells.contiguous();
+    const at::Tensor recurrent_ = packed_recurrent<T, W>(layout, weights, recurrent, x),
+                     gates_ = gates.contiguous(), cells_ = cells.contiguous();
     const Pointers<T> dy_(dy), dh_n_(dh_n), dc_n_(dc_n);
-    const Pointers<W> w_ih(weights.w_ih), w_hh(weights.w_hh);
+    const Pointers<W> w_ih(weights.w_ih);
     Carry<T> carry(layout);
     load_state(layout, dh_n_[0], carry.stride, carry.dh.get());
     load_state(layout, dc_n_[0], carry.stride, carry.dc.get());
-    run(layer, dy_[0], gates_.const_data_ptr<Sum<T>>(), cells_.const_data_ptr<Sum<T>>(), w_hh,
-        carry, dgates.data_ptr<T>());
+    run(layer, dy_[0], recurrent_.const_data_ptr<T>(), gates_.const_data_ptr<Sum<T>>(),
+        cells_.const_data_ptr<Sum<T>>(), carry, dgates.data_ptr<T>());
     store_state(layout, carry.dh.get(), carry.stride, dh0.data_ptr<T>());
     store_state(layout, carry.dc.get(), carry.stride, dc0.data_ptr<T>());
     for (int64_t d = 0; d < directions; ++d) {
       const auto in_place = [&](const Group& g, int64_t panel, int64_t count) {
         return Panels<T>{dgates.const_data_ptr<T>() + layout.gates(d, panel, g.row),
-                         layout.rows * kPanel<T>, count};
+                         layout.rows * kPanel<T>, count, g.rows};
       };
       const PlainWeight<T, W> weight = {w_ih[d], input, layout.columns};
       input_gradient<T>(weight, input, layout.panels, layer.nr().sequence(), layer.nr().scale(),

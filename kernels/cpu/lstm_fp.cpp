@@ -50,8 +50,7 @@ void start(const Layer& layer, const T* x, const Parameters<W>& parameters, cons
       const int64_t d = item / layout.panels, panel = item % layout.panels;
       pack_panel(parameters.w_ih[d], layer.input, layout.columns, panel, 0, layer.input,
                  weights.get());
-      pack_panel(parameters.w_hh[d], layer.hidden, layout.columns, panel, 0, layer.hidden,
-                 recurrent + layout.recurrent(d, panel));
+      pack_recurrent(layout, parameters.w_hh[d], d, panel, recurrent);
       pack_vector(parameters.b_ih[d], layout.columns, panel, bias.get());
       pack_vector(parameters.b_hh[d], layout.columns, panel, bias_hh.get());
       for (int64_t i = 0; i < kPanel<T>; ++i) bias.get()[i] += bias_hh.get()[i];
@@ -61,7 +60,7 @@ void start(const Layer& layer, const T* x, const Parameters<W>& parameters, cons
         Sum<T>* sums = gates + g.row * kPanel<T>;
         for (int64_t row = 0; row < g.rows; ++row)
           std::copy_n(bias.get(), kPanel<T>, sums + row * kPanel<T>);
-        fp(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums, /*cached=*/true);
+        fp<T>(gathered.get() + g.offset, g.rows, weights.get(), g.units, sums, nullptr);
       }
 
       Sum<T>* c0 = states.cells + layout.cells(d, panel, layout.rows);
@@ -122,9 +121,12 @@ void run(const Layer& layer, const States<T>& states, const T* recurrent) {
           for (int64_t item = begin; item < end; ++item) {
             const int64_t d = item / layout.panels, panel = item % layout.panels,
                           t = layer.orders[d].step(s);
+            const T* u = recurrent + layout.recurrent(d, panel);
+            const bool alone = item + 1 == end || panel + 1 == layout.panels;
+            const T* next = recurrent + layout.recurrent(d, alone ? panel : panel + 1);
             for (const Group& g : layer.rh(d).step(t)) {
-              fp(kept_state(d, s) + g.offset, g.rows, recurrent + layout.recurrent(d, panel),
-                 g.units, states.gates + layout.gates(d, panel, g.row));
+              fp(kept_state(d, s) + g.offset, g.rows, u, g.units,
+                 states.gates + layout.gates(d, panel, g.row), next);
             }
             for (int64_t row = layer.sequence.first(t); row < layer.sequence.first(t + 1); ++row)
               cells(d, panel, row);
@@ -150,19 +152,9 @@ void finish(const Layer& layer, const States<T>& states, T* h_n, T* c_n) {
   }
 }
 
-template <typename T, typename W>
-void forward(const Layer& layer, const T* x, const Parameters<W>& parameters,
-             const States<T>& states, T* h_n, T* c_n) {
-  const Layout<T> layout(layer);
-  const Scratch<T> recurrent(layout.recurrent(layout.directions, 0));
-  start(layer, x, parameters, states, recurrent.get());
-  run(layer, states, recurrent.get());
-  finish(layer, states, h_n, c_n);
-}
-
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
     const at::Tensor& x, const at::Tensor& h0, const at::Tensor& c0, at::TensorList flat_weights,
     at::IntArrayRef sizes, at::TensorList masks) {
   check_activations("x", x);
@@ -179,20 +171,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
   const auto options = x.options(), summed = options.dtype(sum_type(x));
   at::Tensor y = empty({layer.rows(), directions * hidden}, options);
   at::Tensor h_n = empty({directions, layer.batch(), hidden}, options), c_n = at::empty_like(h_n);
-  at::Tensor gates, cells;
+  at::Tensor recurrent, gates, cells;
   const at::Tensor x_ = x.contiguous(), h0_ = h0.contiguous(), c0_ = c0.contiguous();
   dispatch(x, weights.w_hh[0], [&]<typename T, typename W>() {
     const Layout<T> layout(layer);
+    recurrent = empty({directions, layout.panels, panel_units(hidden), kPanel<T>}, options);
     gates = empty({directions, layout.panels, layout.rows, kPanel<T>}, summed);
     cells = empty({directions, layout.panels, layout.rows + layout.batch, layout.kLanes}, summed);
     const Parameters<W> parameters = {Pointers<W>(weights.w_ih), Pointers<W>(weights.w_hh),
                                       Pointers<W>(weights.b_ih), Pointers<W>(weights.b_hh)};
     const States<T> states = {h0_.const_data_ptr<T>(), c0_.const_data_ptr<T>(), y.data_ptr<T>(),
                               gates.data_ptr<Sum<T>>(), cells.data_ptr<Sum<T>>()};
-    forward(layer, x_.const_data_ptr<T>(), parameters, states, h_n.data_ptr<T>(),
-            c_n.data_ptr<T>());
+    start(layer, x_.const_data_ptr<T>(), parameters, states, recurrent.data_ptr<T>());
+    run(layer, states, recurrent.const_data_ptr<T>());
+    finish(layer, states, h_n.data_ptr<T>(), c_n.data_ptr<T>());
   });
-  return {y, h_n, c_n, gates, cells};
+  return {y, h_n, c_n, recurrent, gates, cells};
 }
 
 }  // namespace structured_dropout

@@ -5,7 +5,7 @@
 
 TORCH_LIBRARY(structured_dropout, m) {
   m.def("vector_bytes() -> int",
-        [] { return int64_t(structured_dropout::kVectorBytes); });  // the layout of gates and cells
+        [] { return int64_t(structured_dropout::kVectorBytes); });  // the layout of panels
   m.def("linear_fp(Tensor x, Tensor weight, Tensor? bias, int[] sizes, Tensor[] masks) -> Tensor");
   m.def("linear_bp(Tensor dy, Tensor weight, int[] sizes, Tensor[] masks) -> Tensor");
   m.def(
@@ -16,10 +16,10 @@ TORCH_LIBRARY(structured_dropout, m) {
   m.def("packed_bp(Tensor dy, Tensor packed, int units, int[] sizes, Tensor[] masks) -> Tensor");
   m.def(
       "lstm_fp(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int[] sizes, Tensor[] masks)"
-      " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor gates, Tensor cells)");
+      " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor recurrent, Tensor gates, Tensor cells)");
   m.def(
-      "lstm_bp(Tensor x, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor[] weights, Tensor gates, "
-      "Tensor cells, int[] sizes, Tensor[] masks)"
+      "lstm_bp(Tensor x, Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor[] weights, Tensor? "
+      "recurrent, Tensor gates, Tensor cells, int[] sizes, Tensor[] masks)"
       " -> (Tensor dgates, Tensor dx, Tensor dh0, Tensor dc0)");
   m.def(
       "lstm_wg(Tensor x, Tensor h0, Tensor y, Tensor dgates, int[] sizes, Tensor[] masks)"

@@ -34,17 +34,19 @@ at::Tensor packed_fp(const at::Tensor& x, const at::Tensor& packed, int64_t outp
 at::Tensor packed_bp(const at::Tensor& dy, const at::Tensor& packed, int64_t units,
                      at::IntArrayRef sizes, at::TensorList masks);
 
-// One LSTM layer over a packed sequence: y, h_n, c_n, and what its backward needs: activated gates
-// and cells by panel.
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
+// One LSTM layer over a packed sequence: y, h_n, c_n, and what its backward needs: recurrent
+// weights, activated gates and cells, by panel.
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_fp(
     const at::Tensor& x, const at::Tensor& h0, const at::Tensor& c0, at::TensorList weights,
     at::IntArrayRef sizes, at::TensorList masks);
 
-// The gradients of the gates' sums, by panel; of x, h0 and c0.
+// The gradients of the gates' sums, by panel; of x, h0 and c0. Recurrent weights that were not kept
+// are packed anew.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm_bp(
     const at::Tensor& x, const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n,
-    const std::optional<at::Tensor>& dc_n, at::TensorList weights, const at::Tensor& gates,
-    const at::Tensor& cells, at::IntArrayRef sizes, at::TensorList masks);
+    const std::optional<at::Tensor>& dc_n, at::TensorList weights,
+    const std::optional<at::Tensor>& recurrent, const at::Tensor& gates, const at::Tensor& cells,
+    at::IntArrayRef sizes, at::TensorList masks);
 
 // The gradients of w_ih, w_hh and either bias, by direction.
 std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Tensor>> lstm_wg(

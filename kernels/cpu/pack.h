@@ -49,6 +49,10 @@ class Columns {
   int64_t limit_, panel_step_, vector_step_, gate_step_;
 };
 
+// From one panel of so many units to the next, in units. An odd number: else the same units of all
+// panels would for a power of two fall into the same sets of the L1 cache.
+constexpr int64_t panel_units(int64_t units) { return units | 1; }
+
 // How many units ahead pack_panel prefetches what it reads, and unpack_panel what it writes.
 constexpr int64_t kPackAhead = 64, kUnpackAhead = 32;
 
@@ -90,12 +94,12 @@ void load_block(const W* w, int64_t stride, int64_t count, typename Operand<W>::
   }
 }
 
-// One panel of the units [begin, end) of w [columns, units]: kPanel values every `stride` of out;
-// padding is zero. It reads from more rows at a time than the processor sees streams, so what
-// follows there, or in the next panel, is prefetched.
+// One panel of the units [begin, end) of w [columns, units], as out [units][kPanel]; padding is
+// zero. It reads from more rows at a time than the processor sees streams, so what follows there,
+// or in the next panel, is prefetched.
 template <typename T, typename W>
 void pack_panel(const W* w, int64_t units, const Columns<Sum<T>>& columns, int64_t panel,
-                int64_t begin, int64_t end, T* out, int64_t stride = kPanel<T>) {
+                int64_t begin, int64_t end, T* out) {
   using O = Operand<T>;
   using S = Simd<Sum<T>>;
   for (int v = 0; v < kPanelVectors; v += O::kDepth) {
@@ -115,7 +119,7 @@ void pack_panel(const W* w, int64_t units, const Columns<Sum<T>>& columns, int64
       for (int i = 0; i < S::kLanes; ++i) {
         typename S::Vector vectors[O::kDepth];
         for (int d = 0; d < O::kDepth; ++d) vectors[d] = block[d][i];
-        O::store(to + (u - begin + i) * stride, O::narrow(vectors));
+        O::store(to + (u - begin + i) * kPanel<T>, O::narrow(vectors));
       }
     });
     if (done) continue;
@@ -124,7 +128,7 @@ void pack_panel(const W* w, int64_t units, const Columns<Sum<T>>& columns, int64
       for (int d = 0; d < O::kDepth; ++d) {
         for (int64_t i = 0; i < count(d); ++i) vectors[d][i] = from(d)[i * units + u];
       }
-      O::store(to + (u - begin) * stride, O::narrow(vectors));
+      O::store(to + (u - begin) * kPanel<T>, O::narrow(vectors));
     }
   }
 }

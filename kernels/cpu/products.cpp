@@ -18,12 +18,11 @@ constexpr int kTileVectors = kVectorRegisters == 32 ? 4 : 2;
 constexpr int kDotRows = 4;
 constexpr int kDotUnits = kVectorRegisters == 32 ? 6 : 3;
 
-// The weights that the tiles of a group pass over again and again stay in the L1 cache: so many
-// kept units of a panel in FP, so many panels of a tile's units in BP. Meanwhile those that follow
-// are prefetched, unless they are known to be in the L2 cache: kept units lie too far apart for the
-// processor to see a stream.
-template <typename T>
-constexpr int64_t kFpUnits = (kVectorBytes == 64 ? 128 : 64) * Operand<T>::kDepth;
+// The weights that the tiles of a group pass over again and again stay in the L1 cache: in FP
+// of a panel what makes so many products to a sum, in BP so many panels of a tile's units.
+// Meanwhile what follows is prefetched, unless it is known to be in the L2 cache: kept units lie
+// too far apart for the processor to see a stream.
+constexpr int64_t kFpDepth = kVectorBytes == 64 ? 128 : 64;
 template <typename T>
 constexpr int64_t kBpPanels = 10 * Operand<T>::kDepth;
 
@@ -42,10 +41,9 @@ void with_constant(int64_t size, F f) {
 template <int64_t Count, typename T>
 class Share {
  public:
-  static constexpr int64_t kLines = std::max<int64_t>(1, Count * sizeof(T) / 64);
+  static constexpr int64_t kLines = std::max<int64_t>(1, Count / kLine<T>);
 
-  Share(int64_t tile, bool all)
-      : all_(all), offset_(std::min(tile, kLines - 1) * (Count / kLines)) {}
+  Share(int64_t tile, bool all) : all_(all), offset_(std::min(tile, kLines - 1) * kLine<T>) {}
 
   void prefetch(const T* values) const {
     if (all_) [[unlikely]]
@@ -113,12 +111,22 @@ template <typename T, int Height, typename Out, typename Operands, typename Fact
   }
 }
 
-// sums [Rows][Kept] = g w^T over all columns of the panels, or added to it, each still a vector;
-// weights ahead into the L2 cache. Not inline, and its loop not unrolled: GCC 12 would keep some of
-// the sums in memory, which costs a quarter of its speed.
+// What a tile of BP prefetches meanwhile, of each panel: its share of the weights of those units
+// that follow, and so many lines of the gradients that do.
+template <typename T>
+struct Following {
+  const T* const* weights;
+  Share<kPanel<T>, T> share;
+  const T* gradients;
+  int64_t stride, lines;
+};
+
+// sums [Rows][Kept] = g w^T over all columns of the panels, or added to it, each still a vector.
+// Not inline, and its loop not unrolled: GCC 12 would keep some of the sums in memory, which costs
+// a quarter of its speed.
 template <typename T, int Rows, int Kept>
-[[gnu::noinline]] void dot_tile(Panels<T> g, const T* const* w, const T* const* ahead,
-                                Share<kPanel<T>, T> share, int64_t stride, bool add,
+[[gnu::noinline]] void dot_tile(Panels<T> g, const T* const* w, int64_t stride,
+                                Following<T> following, bool add,
                                 typename Simd<Sum<T>>::Vector* sums) {
   using O = Operand<T>;
   typename Simd<Sum<T>>::Vector sum[Rows][Kept];
@@ -129,7 +137,10 @@ template <typename T, int Rows, int Kept>
       sum[i][k] = add ? sums[i * Kept + k] : typename Simd<Sum<T>>::Vector{};
   }
   for (int64_t panel = 0; panel < g.count; ++panel) {
-    for (int k = 0; k < Kept; ++k) share.prefetch(ahead[k] + panel * stride);
+    for (int k = 0; k < Kept; ++k) following.share.prefetch(following.weights[k] + panel * stride);
+    for (int64_t line = 0; line < following.lines; ++line) {
+      __builtin_prefetch(following.gradients + panel * following.stride + line * kLine<T>, 0, 2);
+    }
 #pragma GCC unroll 1
     for (int64_t column = 0; column < kPanel<T>; column += O::kLanes) {
       typename O::Vector weight[Kept];
@@ -176,16 +187,14 @@ const T* interleave_rows(const T* g, int64_t rows, T* scratch) {
 }  // namespace
 
 template <typename T>
-void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c, bool cached) {
+void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c, const T* next) {
   constexpr int kDepth = Operand<T>::kDepth;
   constexpr int64_t kWidth = kTileVectors * kSumLanes<T>;
-  const auto block = [=](int64_t k) {
-    return Units{units.ids + k, std::min(kFpUnits<T>, units.count - k)};
-  };
   // What a tile prefetches is known to the compiler: nothing else fits beside the products.
-  const auto pass = [=](Units now, Units next, int64_t k, auto ahead) {
+  const auto pass = [=](Units now, Units then, const T* from, auto ahead) {
+    const int64_t first = now.ids - units.ids;
     for_tiles<kTileHeight>(rows, [&](int64_t row, auto height, int64_t number, int64_t) {
-      const T* factors = a + k * rows + row * kDepth;
+      const T* factors = a + first * rows + row * kDepth;
       const Share<kWidth, T> share(number, ahead() == Ahead::kAll);
       for (int64_t column = 0; column < kPanel<T>; column += kWidth) {
         const auto operands = [=](int64_t k, auto* out) {
@@ -193,8 +202,9 @@ void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c, bool cache
 #pragma GCC unroll 2
           for (int d = 0; d < kDepth; ++d) {
             const int64_t unit = k * kDepth + d;
-            if constexpr (ahead() != Ahead::kNothing)
-              share.prefetch(b + next.ids[std::min(unit, next.count - 1)] * kPanel<T> + column);
+            if constexpr (ahead() != Ahead::kNothing) {
+              share.prefetch(from + then.ids[std::min(unit, then.count - 1)] * kPanel<T> + column);
+            }
             weights[d] =
                 b + now.ids[d == 0 ? unit : std::min(unit, now.count - 1)] * kPanel<T> + column;
           }
@@ -206,14 +216,23 @@ void fp(const T* a, int64_t rows, const T* b, Units units, Sum<T>* c, bool cache
       }
     });
   };
-  for (int64_t k = 0; k < units.count; k += kFpUnits<T>) {
-    const Units now = block(k), next = block(k + kFpUnits<T> < units.count ? k + kFpUnits<T> : k);
-    if (cached) {
-      pass(now, next, k, std::integral_constant<Ahead, Ahead::kNothing>{});
+  // Even blocks: one prefetches about as many units as it has.
+  const int64_t depth = (units.count + kDepth - 1) / kDepth;
+  const int64_t blocks = (depth + kFpDepth - 1) / kFpDepth;
+  const auto block = [=](int64_t i) {
+    const int64_t first = depth * i / blocks * kDepth, last = depth * (i + 1) / blocks * kDepth;
+    return Units{units.ids + first, std::min(last, units.count) - first};
+  };
+  for (int64_t i = 0; i < blocks; ++i) {
+    const bool last = i + 1 == blocks;
+    const Units now = block(i), then = block(last ? 0 : i + 1);
+    const T* const from = last ? next : b;
+    if (!next) {
+      pass(now, then, from, std::integral_constant<Ahead, Ahead::kNothing>{});
     } else if ((rows + kTileHeight - 1) / kTileHeight < Share<kWidth, T>::kLines) {
-      pass(now, next, k, std::integral_constant<Ahead, Ahead::kAll>{});
+      pass(now, then, from, std::integral_constant<Ahead, Ahead::kAll>{});
     } else {
-      pass(now, next, k, std::integral_constant<Ahead, Ahead::kShare>{});
+      pass(now, then, from, std::integral_constant<Ahead, Ahead::kShare>{});
     }
   }
 }
@@ -242,51 +261,62 @@ void wg(const T* a, int64_t rows, const T* g, Units units, Sum<T>* d) {
 }
 
 template <typename T>
-void bp(Panels<T> g, int64_t rows, Panels<T> w, int64_t first, Units units, Sum<T> scale,
-        Sum<T>* dx, int64_t lddx) {
+void bp(Panels<T> g, Panels<T> w, int64_t first, Units units, Sum<T> scale, Sum<T>* dx,
+        int64_t lddx, Panels<T> next) {
   using S = Simd<Sum<T>>;
   const auto weight = [=](int64_t k, int64_t panel) {
-    return w.data + (units.ids[std::min(k, units.count - 1)] - first) * w.unit + panel * w.stride;
+    return w.data + (units.ids[std::min(k, units.count - 1)] - first) * kPanel<T> +
+           panel * w.stride;
   };
-  for_tiles<kDotUnits>(units.count, [&](int64_t k, auto kept, int64_t, int64_t) {
+  const int64_t lines = next.rows * kPanel<T> / kLine<T>;
+  for_tiles<kDotUnits>(units.count, [&](int64_t k, auto kept, int64_t number, int64_t of) {
     typename S::Vector sums[kMaxGroupRows * kDotUnits + S::kLanes];  // [rows][kept], then zeros
-    std::fill_n(sums + rows * kept, S::kLanes, typename S::Vector{});
-    for_parts(0, g.count, kBpPanels<T>, [&](int64_t panel, int64_t next) {
+    std::fill_n(sums + g.rows * kept, S::kLanes, typename S::Vector{});
+    for_parts(0, g.count, kBpPanels<T>, [&](int64_t panel, int64_t end) {
       const T *now[kept()], *ahead[kept()];
       for (int i = 0; i < kept; ++i) {
         now[i] = weight(k + i, panel);
-        ahead[i] = next < g.count ? weight(k + i, next) : weight(k + kept + i, 0);
+        ahead[i] = end < g.count ? weight(k + i, end) : weight(k + kept + i, 0);
       }
-      for_tiles<kDotRows>(rows, [&](int64_t row, auto height, int64_t tile, int64_t tiles) {
-        const Share<kPanel<T>, T> share(tile, tiles < Share<kPanel<T>, T>::kLines);
+      for_tiles<kDotRows>(g.rows, [&](int64_t row, auto height, int64_t tile, int64_t tiles) {
+        // All tiles that pass over a panel take even parts of the lines.
+        const int64_t pass = number * tiles + tile, passes = of * tiles;
+        const int64_t begin = lines * pass / passes;
+        const Following<T> following = {
+            ahead,
+            {tile, tiles < Share<kPanel<T>, T>::kLines},
+            next.data + panel * next.stride + begin * kLine<T>,
+            next.stride,
+            lines * (pass + 1) / passes - begin,
+        };
         const Panels<T> gradients = {g.data + panel * g.stride + row * kPanel<T>, g.stride,
-                                     next - panel};
-        dot_tile<T, height(), kept()>(gradients, now, ahead, share, w.stride, panel > 0,
+                                     end - panel, height()};
+        dot_tile<T, height(), kept()>(gradients, now, w.stride, following, panel > 0,
                                       sums + row * kept);
       });
     });
 
     Sum<T> totals[kMaxGroupRows * kDotUnits + S::kLanes];
-    for (int64_t i = 0; i < rows * kept; i += S::kLanes) {
+    for (int64_t i = 0; i < g.rows * kept; i += S::kLanes) {
       typename S::Vector block[S::kLanes];
       std::copy_n(sums + i, S::kLanes, block);
       S::store(totals + i, scale * S::sums(block));
     }
-    for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t row = 0; row < g.rows; ++row) {
       for (int i = 0; i < kept; ++i) dx[row * lddx + units.ids[k + i]] += totals[row * kept + i];
     }
   });
 }
 
 template <typename T>
-Panels<T> arrange(Panels<T> g, int64_t, T*) {
+Panels<T> arrange(Panels<T> g, T*) {
   return g;
 }
 
-#define PRODUCTS_OF(T)                                                                       \
-  template Panels<T> arrange(Panels<T>, int64_t, T*);                                        \
-  template void fp(const T*, int64_t, const T*, Units, Sum<T>*, bool);                       \
-  template void bp(Panels<T>, int64_t, Panels<T>, int64_t, Units, Sum<T>, Sum<T>*, int64_t); \
+#define PRODUCTS_OF(T)                                                                         \
+  template Panels<T> arrange(Panels<T>, T*);                                                   \
+  template void fp(const T*, int64_t, const T*, Units, Sum<T>*, const T*);                     \
+  template void bp(Panels<T>, Panels<T>, int64_t, Units, Sum<T>, Sum<T>*, int64_t, Panels<T>); \
   template void wg(const T*, int64_t, const T*, Units, Sum<T>*);
 PRODUCTS_OF(float)
 PRODUCTS_OF(double)

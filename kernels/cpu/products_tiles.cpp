@@ -142,7 +142,8 @@ void bp_block(const BFloat16* pairs, int64_t rows, Panels<BFloat16> w, const BFl
 }  // namespace
 
 template <>
-void fp<BFloat16>(const BFloat16* a, int64_t rows, const BFloat16* b, Units units, float* c, bool) {
+void fp<BFloat16>(const BFloat16* a, int64_t rows, const BFloat16* b, Units units, float* c,
+                  const BFloat16*) {
   if (units.count == 0) return;
   const RowTiles tiles(rows);
   TileShapes shapes;
@@ -161,9 +162,10 @@ void fp<BFloat16>(const BFloat16* a, int64_t rows, const BFloat16* b, Units unit
 
 // In pairs of columns: [register][pairs][rows][2].
 template <>
-Panels<BFloat16> arrange(Panels<BFloat16> g, int64_t rows, BFloat16* place) {
+Panels<BFloat16> arrange(Panels<BFloat16> g, BFloat16* place) {
   using S = Simd<float>;  // a lane holds a pair
   static_assert(S::kLanes == kTileRows);
+  const int64_t rows = g.rows;
   for (int64_t r = 0; r < g.count * kRegisters; ++r) {
     const BFloat16* from = g.data + r / kRegisters * g.stride + r % kRegisters * kRegister;
     BFloat16* to = place + r * kRegister * rows;
@@ -178,12 +180,13 @@ Panels<BFloat16> arrange(Panels<BFloat16> g, int64_t rows, BFloat16* place) {
         _mm512_mask_storeu_ps(to + 2 * (i * rows + row), lanes, (__m512)block[i]);
     }
   }
-  return {place, kPanel<BFloat16> * rows, g.count};
+  return {place, kPanel<BFloat16> * rows, g.count, rows};
 }
 
 template <>
-void bp<BFloat16>(Panels<BFloat16> g, int64_t rows, Panels<BFloat16> w, int64_t first, Units units,
-                  float scale, float* dx, int64_t lddx) {
+void bp<BFloat16>(Panels<BFloat16> g, Panels<BFloat16> w, int64_t first, Units units, float scale,
+                  float* dx, int64_t lddx, Panels<BFloat16>) {
+  const int64_t rows = g.rows;
   const RowTiles tiles(rows);
   TileShapes shapes;
   for (const int sum : {0, 2}) shapes.set<float>(sum, kTileRows, tiles.first);
@@ -196,7 +199,8 @@ void bp<BFloat16>(Panels<BFloat16> g, int64_t rows, Panels<BFloat16> w, int64_t 
   for (int64_t k = 0; k < units.count; k += kTileDepth) {
     const Block block(units, k);
     const BFloat16* weights[kTileDepth];
-    for (int i = 0; i < kTileDepth; ++i) weights[i] = w.data + (block[i] - first) * w.unit;
+    for (int i = 0; i < kTileDepth; ++i)
+      weights[i] = w.data + (block[i] - first) * kPanel<BFloat16>;
     alignas(64) float out[kTileDepth * 2 * kTileRows];
     const auto product = tiles.second ? bp_block<true> : bp_block<false>;
     product(g.data, rows, w, weights, out);

@@ -170,20 +170,21 @@ void pin([[maybe_unused]] Vector& v) {
 #endif
 }
 
+template <typename T>
+constexpr int64_t kLine = 64 / sizeof(T);  // values in a line of the cache
+
 // Values that will be used soon, into the L2 cache.
 template <int64_t Count, typename T>
 void prefetch(const T* values) {
-  constexpr int64_t line = 64 / sizeof(T);
 #pragma GCC unroll 8
-  for (int64_t i = 0; i < Count; i += line) __builtin_prefetch(values + i, 0, 2);
+  for (int64_t i = 0; i < Count; i += kLine<T>) __builtin_prefetch(values + i, 0, 2);
 }
 
 // Values that will be written next, into the L1 cache.
 template <int64_t Count, typename T>
 void prefetch_to_write(const T* values) {
-  constexpr int64_t line = 64 / sizeof(T);
 #pragma GCC unroll 8
-  for (int64_t i = 0; i < Count; i += line) __builtin_prefetch(values + i, 1, 3);
+  for (int64_t i = 0; i < Count; i += kLine<T>) __builtin_prefetch(values + i, 1, 3);
 }
 
 }  // namespace structured_dropout

@@ -8,10 +8,6 @@
 
 namespace structured_dropout {
 
-// From one panel of so many units to the next, in units. An odd number: else the same units of all
-// panels would for a power of two fall into the same sets of the L1 cache.
-constexpr int64_t panel_units(int64_t units) { return units | 1; }
-
 // A weight [columns, units] in torch's layout.
 template <typename T, typename W>
 struct PlainWeight {
@@ -24,7 +20,7 @@ struct PlainWeight {
   // So many panels of the units [first, last), in `place`, which has room for panel_units of them
   // in each.
   Panels<T> operator()(int64_t panel, int64_t count, int64_t first, int64_t last, T* place) const {
-    const Panels<T> panels = {place, panel_units(last - first) * kPanel<T>, count};
+    const Panels<T> panels = {place, panel_units(last - first) * kPanel<T>, count, last - first};
     for (int64_t p = 0; p < count; ++p)
       pack_panel(data, units, columns, panel + p, first, last, place + p * panels.stride);
     return panels;
@@ -39,9 +35,9 @@ struct PackedWeight {
   const T* data;
   int64_t units;
 
-  Panels<T> operator()(int64_t panel, int64_t count, int64_t first, int64_t, T*) const {
+  Panels<T> operator()(int64_t panel, int64_t count, int64_t first, int64_t last, T*) const {
     const int64_t stride = panel_units(units) * kPanel<T>;
-    return {data + panel * stride + first * kPanel<T>, stride, count};
+    return {data + panel * stride + first * kPanel<T>, stride, count, last - first};
   }
 };
 

@@ -80,9 +80,13 @@ def test_opcheck_of_the_backward_operators(ops):
     torch.library.opcheck(ops.packed_fp.default, (x, packed, 9, *sequence))
     torch.library.opcheck(ops.packed_bp.default, (dy, packed, 5, *sequence))
     x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
-    y, h_n, c_n, gates, cells = ops.lstm_fp(x, h_0, c_0, weights, *sequence)
-    torch.library.opcheck(ops.lstm_bp.default, (x, y, h_n, c_n, weights, gates, cells, *sequence))
-    torch.library.opcheck(ops.lstm_wg.default, (x, h_0, y, torch.randn_like(gates), *sequence))
+    y, h_n, c_n, *kept = ops.lstm_fp(x, h_0, c_0, weights, *sequence)
+    dgates = torch.randn_like(kept[1])
+    torch.library.opcheck(ops.lstm_bp.default, (x, y, h_n, c_n, weights, *kept, *sequence))
+    torch.library.opcheck(
+        ops.lstm_bp.default, (x, y, h_n, c_n, weights, None, *kept[1:], *sequence)
+    )
+    torch.library.opcheck(ops.lstm_wg.default, (x, h_0, y, dgates, *sequence))
 
 
 @pytest.mark.parametrize("dtype", dtypes_of("cpu"))
@@ -93,13 +97,42 @@ def test_sizes_beyond_every_block_of_the_products(dtype):
         torch.manual_seed(0)
         site = SiteDropout(Case.III, 0.2)
         mask = draw(site, steps=2, batch=batch, units=601, like=torch.empty(0))
-        tensors = [torch.randn(2 * batch, 601), torch.randn(1600, 601), torch.randn(1600)]
+        tensors = [torch.randn(2 * batch, 601), torch.randn(3200, 601), torch.randn(3200)]
 
         def masked(f, mask=mask, packing=packing):
             return lambda x, w, b: f(x, w, b, mask, packing)
 
         agree(masked(backends.get("cpu").linear), masked(reference.linear), tensors, dtype)
     agree_on_layer("cpu", NR_RH_ST, Packing((20, 20, 7)), (70, 333), dtype=dtype)
+
+
+def test_recurrent_weights_packed_anew_give_the_same_bits(ops):
+    """As a call of few rows does, which does not keep them."""
+    x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
+    y, h_n, c_n, recurrent, *kept = ops.lstm_fp(x, h_0, c_0, weights, *sequence)
+    from_kept, anew = (
+        ops.lstm_bp(x, y, h_n, c_n, weights, packed, *kept, *sequence)
+        for packed in (recurrent, None)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(from_kept, anew, strict=True))
+    with pytest.raises(RuntimeError, match="recurrent must have shape"):
+        ops.lstm_bp(x, y, h_n, c_n, weights, recurrent[:, :, 1:], *kept, *sequence)
+
+
+@pytest.mark.parametrize("dtype", dtypes_of("cpu"))
+def test_a_packed_weight_gives_the_same_bits(dtype):
+    """Several panels and blocks of kept units, in one group and in more."""
+    kernels = backends.get("cpu")
+    torch.manual_seed(0)
+    for batch in (3, 60):
+        site = SiteDropout(Case.III, 0.2)
+        mask = draw(site, steps=2, batch=batch, units=601, like=torch.empty(0))
+        weight, x = torch.randn(900, 601, dtype=dtype), torch.randn(batch, 601, dtype=dtype)
+        packed = kernels.step_products(weight, mask)
+        first, packing = mask.at(0), Packing.padded(1, batch)
+        assert torch.equal(packed.fp(x, 0), kernels.fp(x, weight, first, packing))
+        dy = torch.randn(batch, 900, dtype=dtype)
+        assert torch.equal(packed.bp(dy, 0), kernels.bp(dy, weight, first, packing))
 
 
 @pytest.mark.parametrize("dtype", dtypes_of("cpu"))

@@ -64,20 +64,23 @@ def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 def _lstm_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, h_0, _, weights, ctx.sizes, masks = inputs
-    y, _, _, gates, cells = output
+    y, _, _, recurrent, gates, cells = output
     ctx.set_materialize_grads(False)
     ctx.weights = len(weights)
-    ctx.save_for_backward(x, h_0, y, gates, cells, *weights, *masks)
+    # For a few rows it would be most of what is kept: a loop of calls, a step each, would keep the
+    # weights as often.
+    kept = recurrent if len(x) >= h_0.shape[2] / 3 else None
+    ctx.save_for_backward(x, h_0, y, kept, gates, cells, *weights, *masks)
 
 
 def _lstm_backward(
     ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, *_: None
 ) -> tuple[Any, ...]:
-    x, h_0, y, gates, cells, *lists = ctx.saved_tensors
+    x, h_0, y, recurrent, gates, cells, *lists = ctx.saved_tensors
     weights, masks = lists[: ctx.weights], lists[ctx.weights :]
     with phase("bp"):
         dgates, dx, dh_0, dc_0 = load().lstm_bp(
-            x, dy, dh_n, dc_n, weights, gates, cells, ctx.sizes, masks
+            x, dy, dh_n, dc_n, weights, recurrent, gates, cells, ctx.sizes, masks
         )
     with phase("wg"):
         gradients = load().lstm_wg(x, h_0, y, dgates, ctx.sizes, masks)
@@ -101,12 +104,14 @@ def _lstm_fp_shapes(x: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, ...]:
     summed = _summed(x)
     lanes = load().vector_bytes() // summed.itemsize
     panels = -(-hidden // lanes)
+    recurrent = x.new_empty(directions, panels, hidden | 1, 4 * lanes)
     gates = x.new_empty(directions, panels, len(x), 4 * lanes, dtype=summed)
     cells = x.new_empty(directions, panels, len(x) + batch, lanes, dtype=summed)
     return (
         x.new_empty(len(x), directions * hidden),
         torch.empty_like(h_0),
         torch.empty_like(h_0),
+        recurrent,
         gates,
         cells,
     )
@@ -118,6 +123,7 @@ def _lstm_bp_shapes(
     dh_n: Any,
     dc_n: Any,
     weights: list[Tensor],
+    recurrent: Tensor | None,
     gates: Tensor,
     cells: Tensor,
     *_: Any,
