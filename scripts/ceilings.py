@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from structured_dropout.backends.cuda import launch, layout
+from structured_dropout.backends.cuda import build, launch
 
 _ROUNDS = 7
 _TIMES = 100  # launches, or barriers, of a round
@@ -71,26 +71,38 @@ def multiplied(device: torch.device, dtype: torch.dtype, fp32_precision: str) ->
 def barrier(device: torch.device) -> float:
     """Microseconds of a barrier of a block on each multiprocessor: what a time step costs at
     least."""
-    grid = (launch.multiprocessors(device), 1, 1)
+    blocks, threads = launch.multiprocessors(device), 128
+    kernel = launch.kernel(device, "ceilings.cu", "meet", grid=launch.Grid(blocks, threads, 0))
 
     def meet(times: int) -> None:
         arrivals = torch.zeros(1, dtype=torch.int32, device=device)
-        arguments = (arrivals, times)
-        launch.launch("ceilings.cu", "meet", grid, (128, 1, 1), 0, arguments, cooperative=True)
+        queue_kernel(kernel, (blocks, 1, 1), (threads, 1, 1), [arrivals], [times])
 
     once, twice = (seconds(partial(meet, n * _TIMES), device) for n in (1, 2))
     return 1e6 * (twice - once) / _TIMES  # without the launch itself
 
 
 def launched(device: torch.device) -> float:
-    """Microseconds from one small kernel to the next one, queued one by one."""
+    """Microseconds from one small kernel to the next one, queued one by one from Python."""
+    kernel = launch.kernel(device, "layout.cu", "by_unit")
     weight, rows = (torch.zeros(4, 4, device=device) for _ in range(2))
 
     def run() -> None:
         for _ in range(_TIMES):
-            layout.by_unit(weight, rows)
+            queue_kernel(kernel, (1, 1, 1), (32, 8, 1), [weight, rows], [4, 4, 1, 4, 4, 0])
 
     return 1e6 * seconds(run, device) / _TIMES
+
+
+def queue_kernel(
+    kernel: int,
+    grid: tuple[int, int, int],
+    block: tuple[int, int, int],
+    tensors: list[torch.Tensor],
+    numbers: list[int],
+) -> None:
+    queue = launch.queue(tensors[0].device)
+    build.load().cuda_launch(kernel, grid, block, 0, tensors, numbers, queue)
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:

@@ -36,13 +36,15 @@ from typing import NamedTuple
 
 import torch
 
+from structured_dropout.backends.cuda import build
+
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = os.environ.get("TEST_DEVICE", "cuda")  # else the tests' stand-in for a GPU
 CUDA_ERROR = re.compile(
     r"CUDA error|CUDA_ERROR_|cudaError|CUDADriverError|illegal memory access|LaunchError"
 )
-MODELS = ("torch", "cupy", "pytest", "numpy", "hydra", "omegaconf", "rich")
 TESTS = ("torch", "cupy", "pytest", "numpy")
+MODELS = (*TESTS, "hydra", "omegaconf", "rich")
 BENCHMARKS = ("ptb_medium", "ptb_large")
 
 
@@ -72,6 +74,10 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"error: not here: {', '.join(lacking)}; bring it, or leave steps out with --only")
     if DEVICE == "cuda" and not torch.cuda.is_available():
         sys.exit("error: torch sees no GPU here: nvidia-smi tells whether there is a driver")
+    try:
+        build.load()  # in no step's time
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")
     out.mkdir(parents=True, exist_ok=True)
     sys.exit(run_all(chosen, out, time.monotonic() + options.budget))
 

@@ -42,6 +42,10 @@ def close_in_bfloat16(actual: torch.Tensor, expected: torch.Tensor, torchs: torc
     assert error <= 2 * torchs_error + 2**-7 * size, (error, torchs_error, size)
 
 
+def agrees_with_its_schema(operator, *arguments) -> None:
+    torch.library.opcheck(operator.default, arguments, test_utils="test_schema")
+
+
 def agree(
     function,
     expected_function,

@@ -1,11 +1,8 @@
 #include "ops.h"
-#include "simd.h"
 
 #include <torch/library.h>
 
 TORCH_LIBRARY(structured_dropout, m) {
-  m.def("vector_bytes() -> int",
-        [] { return int64_t(structured_dropout::kVectorBytes); });  // the layout of panels
   m.def("linear_fp(Tensor x, Tensor weight, Tensor? bias, int[] sizes, Tensor[] masks) -> Tensor");
   m.def("linear_bp(Tensor dy, Tensor weight, int[] sizes, Tensor[] masks) -> Tensor");
   m.def(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from structured_dropout.backends.cpu import build, operators
+from structured_dropout.backends.cpu import build
+from structured_dropout.backends.operators.build import missing
 from structured_dropout.derivatives import differentiable_once
 
 
@@ -71,7 +72,7 @@ class _BFloat16CrossEntropy(torch.autograd.Function):
         counts = (targets != ignore_index).float()
         targets = targets.masked_fill(targets == ignore_index, 0)
         target_logits = logits.gather(1, targets.unsqueeze(1)).squeeze(1).float()
-        largest, log_sum = operators.load().cross_entropy_fp(logits)
+        largest, log_sum = build.load().cross_entropy_fp(logits)
         ctx.save_for_backward(logits, targets, counts, largest, log_sum)
         loss: Tensor = ((largest - target_logits + log_sum) * counts).sum()
         return loss
@@ -80,10 +81,10 @@ class _BFloat16CrossEntropy(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor, None, None]:
         logits, targets, counts, largest, log_sum = ctx.saved_tensors
-        operators.load().cross_entropy_bp_(logits, targets, largest, log_sum, dloss * counts)
+        build.load().cross_entropy_bp_(logits, targets, largest, log_sum, dloss * counts)
         return logits, None, None
 
 
 def _has_kernel(logits: Tensor) -> bool:
     suits = logits.is_cpu and logits.dtype == torch.bfloat16 and logits.is_contiguous()
-    return bool(suits) and build.missing() is None
+    return bool(suits) and missing() is None

@@ -297,16 +297,17 @@ class StructuredLSTM(nn.LSTM):
             masks = self.draw_masks(packing.steps, packing.batch)
         else:
             self._check(masks, packing)
-        d = self._directions
         h_n, c_n = [], []
         with precision.without_autocast(x.device):
-            x = x.to(dtype)
+            x, h_0, c_0 = (tensor.to(dtype) for tensor in (x, *state))
             for layer, own_masks in enumerate(masks):
-                h_0, c_0 = (part[layer * d : (layer + 1) * d].to(dtype) for part in state)
+                own = slice(layer * self._directions, (layer + 1) * self._directions)
                 weights = self._layer_weights(layer)
-                x, h, c = backend.lstm_layer(x, h_0, c_0, weights, own_masks, packing)
+                x, h, c = backend.lstm_layer(x, h_0[own], c_0[own], weights, own_masks, packing)
                 h_n.append(h)
                 c_n.append(c)
+        if self.num_layers == 1:  # of which cat would make a copy
+            return x, (h_n[0], c_n[0])
         return x, (torch.cat(h_n), torch.cat(c_n))
 
     def _check(self, masks: list[LayerMasks], packing: Packing) -> None:

@@ -195,7 +195,7 @@ def check_fit(name: str, mask: Mask | None, packing: Packing, units: int) -> Non
     """
     if mask is None:
         return
-    draws = len(packing.draw_bounds(mask.steps_per_draw)) - 1
+    draws = -(-packing.steps // mask.steps_per_draw)
     if isinstance(mask, UnitMask):
         found, needed = {"draws": mask.draws, "units": mask.units}, {"draws": draws, "units": units}
     else:
@@ -261,7 +261,7 @@ def draw(
         places = numpy.flatnonzero(_kept(noise[:draws].numpy(), p, site.sampling))
         starts = numpy.arange(draws + 1) * units
         offsets = places.searchsorted(starts)
-        indices = places - starts[:-1].repeat(numpy.diff(offsets))
+        indices = places - starts[:-1].repeat(offsets[1:] - offsets[:-1])
         return UnitMask(
             torch.from_numpy(indices.astype(numpy.int32)),
             torch.from_numpy(offsets),

@@ -22,12 +22,12 @@ _clock: PhaseClock | None = None
 class PhaseClock:
     """Adds up the time spent in each phase.
 
-    On a GPU that is the time between two events on the current stream: nothing waits for the device
+    On a GPU that is the time between two events on its current stream: nothing waits for the device
     because it is measured, and where the device waits for the next launch, that counts too.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device, self._on_gpu = device, device.type == "cuda"
         self._spans: list[tuple[Phase, Any, Any]] = []  # from and to: torch.cuda.Event, or seconds
         self.complete = True
 
@@ -40,7 +40,7 @@ class PhaseClock:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def count(self, name: Phase, start: Any) -> None:

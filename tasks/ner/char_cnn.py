@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structured_dropout.backends.cpu import operators
+from structured_dropout.backends.cpu import build
 from structured_dropout.derivatives import differentiable_once
 from tasks.ner.vocabulary import PAD
 
@@ -76,7 +76,7 @@ def _has_kernel(device: torch.device) -> bool:
     try:
         if device.type != "cpu":
             raise RuntimeError("its kernel runs on the CPU")
-        operators.load()
+        build.load()
     except RuntimeError as reason:
         _log.info("character CNN: by torch's products, not in one pass: %s", reason)
         return False
@@ -88,14 +88,14 @@ class _ConvolveAndMax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, windows: Tensor) -> Tensor:
-        highest, best = operators.load().char_cnn_fp(x, weight, windows)
+        highest, best = build.load().char_cnn_fp(x, weight, windows)
         ctx.save_for_backward(x, weight, windows, best)
         return highest
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dhighest: Tensor) -> tuple[Tensor, Tensor, None]:
-        return *operators.load().char_cnn_bp(dhighest, *ctx.saved_tensors), None
+        return *build.load().char_cnn_bp(dhighest, *ctx.saved_tensors), None
 
 
 class _MaxOverWindows(torch.autograd.Function):

@@ -4,10 +4,8 @@ launches."""
 import logging
 import re
 import sys
-from contextlib import nullcontext
 from types import MappingProxyType, SimpleNamespace
 
-import numpy
 import pytest
 import torch
 from cuda_shim import ShimLauncher
@@ -24,15 +22,16 @@ from structured_dropout import (
     Zoneout,
     backends,
 )
+from structured_dropout.backends.cuda import build, payoff
 from structured_dropout.backends.cuda import launch as cuda_launch
-from structured_dropout.backends.cuda import payoff
-from structured_dropout.backends.cuda.launch import CupyLauncher
+from structured_dropout.backends.cuda.launch import CudaLauncher, Grid
 
+ops = build.load()
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 NR_RH_ST = DropoutPolicy(nr=SiteDropout(Case.III, 0.5), rh=SiteDropout(Case.III, 0.5))
 
 
-class GpuLauncher(CupyLauncher):
+class GpuLauncher(CudaLauncher):
     """As on a machine whose GPU runs the kernels, or says why not."""
 
     def __init__(self, reason: str | None = None) -> None:
@@ -96,7 +95,7 @@ def machine(monkeypatch):
 )
 def test_what_a_machine_must_have(machine, has, reason):
     machine(**has)
-    said = CupyLauncher().supports(GPU)
+    said = CudaLauncher().supports(GPU)
     assert said == reason if reason is None else reason in said
 
 
@@ -178,18 +177,10 @@ def test_what_was_measured_is_precisions_by_card():
 def test_products_of_few_units_alone_pay(monkeypatch):
     monkeypatch.setattr(payoff, "LARGEST_SHARES", {"fp": 0.3, "bp": 0.4, "wg": 0.25})
 
-    def paying(p: float) -> list[str]:
-        scale = 1 / (1 - p)
-        return [
-            product for product in ("fp", "bp", "wg") if payoff.pays(product, scale, torch.float32)
-        ]
-
-    assert [paying(p) for p in (0.59, 0.6, 0.7, 0.75)] == [
-        [],
-        ["bp"],
-        ["fp", "bp"],
-        ["fp", "bp", "wg"],
-    ]
+    paying = [payoff.paying(1 / (1 - p), tensor_cores=False) for p in (0.59, 0.6, 0.7, 0.75)]
+    assert paying == [set(), {"bp"}, {"fp", "bp"}, {"fp", "bp", "wg"}]
+    assert payoff.on_tensor_cores(torch.bfloat16)
+    assert not payoff.paying(4.0, tensor_cores=True)
 
 
 def test_a_model_may_be_made_on_the_cpu_and_moved(monkeypatch):
@@ -270,33 +261,33 @@ def test_under_autocast_nothing_inside_an_operator_is_cast(sites, training):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("tensors", "numbers", "message"),
     [
-        ({0: torch.ones(2, 3).bfloat16()}, "weight must be a contiguous torch.float32 tensor on"),
-        ({0: torch.ones(3, 2).t()}, r"weight must be .* of strides \(1, 2\)"),
-        ({7: torch.ones(3, 4, device="meta")}, "rows must be .* tensor on cpu, it is .* on meta"),
-        ({1: 2.0}, "outputs must be a 32-bit int, it is 2.0"),
-        ({1: 2**31}, "outputs must be a 32-bit int"),
-        ({1: torch.tensor(2)}, "outputs must be a 32-bit int, it is a torch.int64 tensor"),
+        ({0: torch.ones(2, 3).bfloat16()}, {}, "weight must be a contiguous Float tensor on cpu"),
+        ({0: torch.ones(3, 2).t()}, {}, r"weight must be .* of strides \[1, 2\]"),
+        ({1: torch.ones(3, 4, device="meta")}, {}, "rows must be .* on cpu, it is .* on meta"),
+        ({}, {0: 2.0}, "outputs must be a 32-bit int, it is 2.0"),
+        ({}, {0: 2**31}, "outputs must be a 32-bit int, it is 2147483648"),
+        ({}, {5: None}, "takes 8 arguments"),
     ],
 )
-def test_an_argument_that_no_kernel_could_check(change, message):
-    args = [torch.ones(2, 3), 2, 3, 1, 4, 4, 0, torch.empty(3, 4)]
-    for position, value in change.items():
-        args[position] = value
-    with (
-        cuda_launch.use(GpuLauncher()),
-        pytest.raises(TypeError, match=f"kernel by_unit of kernels/cuda/layout.cu: {message}"),
-    ):
-        cuda_launch.launch("layout.cu", "by_unit", (1, 1, 1), (32, 8, 1), 0, tuple(args))
-    with pytest.raises(TypeError, match="kernel by_unit takes 8 arguments, not 7"):
-        cuda_launch.launch("layout.cu", "by_unit", (1, 1, 1), (32, 8, 1), 0, tuple(args[:7]))
+def test_an_argument_that_no_kernel_could_check(tensors, numbers, message):
+    given = [torch.ones(2, 3), torch.empty(3, 4)], [2, 3, 1, 4, 4, 0]
+    for values, changes in zip(given, (tensors, numbers), strict=True):
+        for position, value in changes.items():
+            values[position : position + 1] = [] if value is None else [value]
+    with cuda_launch.use(ShimLauncher()):
+        kernel = cuda_launch.kernel(CPU, "layout.cu", "by_unit")
+        with pytest.raises(
+            TypeError, match=f"kernel by_unit of kernels/cuda/layout.cu.* {message}"
+        ):
+            ops.cuda_launch(kernel, (1, 1, 1), (32, 8, 1), 0, *given, cuda_launch.queue(CPU))
 
 
 @pytest.fixture
 def cupy(monkeypatch):
-    """What a launch uses of CuPy, with two blocks at once; holds what was made and launched."""
-    seen = SimpleNamespace(made=[], calls=[])
+    """What a launcher uses of CuPy, with two blocks at once; holds what was made."""
+    seen = SimpleNamespace(made=[], kernels=[], device=0)
 
     class RawKernel:
         shared_size_bytes = 16
@@ -304,72 +295,62 @@ def cupy(monkeypatch):
 
         def __init__(self, code, name, options, enable_cooperative_groups):
             seen.made.append((name, options, enable_cooperative_groups))
+            seen.kernels.append(self)
 
         def compile(self):
-            self.kernel = Function()
-            self.kernel.of = self
+            assert seen.device == 1
 
-    class Function:
-        ptr = 1
+        @property
+        def kernel(self):
+            return SimpleNamespace(ptr=70 + seen.device)
 
-        def __call__(self, grid, block, args, shared_mem, stream, enable_cooperative_groups):
-            allowed = self.of.max_dynamic_shared_size_bytes
-            launch = grid, block, shared_mem, allowed, enable_cooperative_groups
-            seen.calls.append((launch, args))
-
-    class Device(nullcontext):
+    class Device:
         attributes = MappingProxyType({"MaxSharedMemoryPerBlockOptin": 99 << 10})
+
+        def __init__(self, index):
+            self.index = index
+
+        def __enter__(self):
+            seen.device, self.before = self.index, seen.device
+
+        def __exit__(self, *_):
+            seen.device = self.before
 
     cuda = SimpleNamespace(
         Device=Device,
-        Stream=SimpleNamespace(from_external=lambda stream: stream),
         compiler=SimpleNamespace(CompileException=KeyError),
         driver=SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda *_: 2),
     )
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(RawKernel=RawKernel, cuda=cuda))
     monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
     properties = SimpleNamespace(multi_processor_count=1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    caches = (
-        cuda_launch._kernel,
-        cuda_launch._blocks_at_once,
-        cuda_launch._stream,
-        cuda_launch._shared_limit,
-    )
-    for cached in caches:
-        cached.cache_clear()
-    yield seen
-    for cached in caches:
-        cached.cache_clear()
+    cuda_launch._shared_limit.cache_clear()
+    with cuda_launch.use(CudaLauncher()):
+        yield seen
+    cuda_launch._shared_limit.cache_clear()
 
 
-def launch_through_cupy(grid, args, shared_bytes=0):
-    options = {"cooperative": True, "defines": ("A=1",)}
-    CupyLauncher().launch("lstm.cu", "f", grid, (64, 1, 1), shared_bytes, args, **options)
+SECOND_GPU = torch.device("cuda", 1)
 
 
-def test_a_launch_through_cupy(cupy):
-    """CuPy passes a number on as it is: it must have the size of the kernel's parameter."""
-    args = torch.ones(3), None, 5, 0.5
-    for shared_bytes in (0, 50 << 10):
-        launch_through_cupy((1, 2, 1), args, shared_bytes)
-    assert cupy.made == [("f", ("-std=c++17", "-DA=1"), True)]  # compiled once
-    allowed = (99 << 10) - 16
-    assert [launch for launch, _ in cupy.calls] == [
-        ((1, 2, 1), (64, 1, 1), 0, allowed, True),
-        ((1, 2, 1), (64, 1, 1), 50 << 10, allowed, True),
-    ]
-    passed = cupy.calls[0][1]
-    assert list(passed) == [args[0].data_ptr(), 0, 5, 0.5]
-    assert [type(arg) for arg in passed] == [numpy.uintp, numpy.uintp, numpy.int32, numpy.float32]
+def test_a_kernel_that_cupy_compiles(cupy):
+    """Once, for its own device, and with all the shared memory that a block can have."""
+    defines = ("ROWS=4", "THREADS=128")
+    numbers = {
+        cuda_launch.kernel(SECOND_GPU, "lstm.cu", "lstm_fp", defines, Grid(2, 128, 50 << 10))
+        for _ in range(2)
+    }
+    assert len(numbers) == 1
+    assert CudaLauncher().compile(SECOND_GPU, "lstm.cu", "lstm_fp", defines, True) == 71
+    cupy.made.pop()
+    assert cupy.made == [("lstm_fp", ("-std=c++17", "-DROWS=4", "-DTHREADS=128"), True)]
+    assert cupy.kernels[0].max_dynamic_shared_size_bytes == (99 << 10) - 16
 
 
 def test_a_cooperative_grid_that_cannot_run_at_once(cupy):
-    """CuPy would make it smaller, and the layer wrong."""
+    """It would wait for ever."""
     with pytest.raises(
-        RuntimeError, match=r"f of .*: its 3 blocks must run at once, a card runs 2"
+        RuntimeError, match=r"lstm_bp of .*: its 3 blocks must run at once, cuda:1 runs 2"
     ):
-        launch_through_cupy((3, 1, 1), (torch.ones(3),))
-    assert cupy.calls == []
+        cuda_launch.kernel(SECOND_GPU, "lstm.cu", "lstm_bp", ("ROWS=4",), Grid(3, 128, 0))

@@ -3,7 +3,7 @@ error."""
 
 import pytest
 import torch
-from cuda_shim import LaunchError, ShimLauncher, barriers
+from cuda_shim import ShimLauncher, barriers
 
 from structured_dropout import Packing, UnitMask, backends
 from structured_dropout.backends.cuda import launch as cuda_launch
@@ -78,7 +78,7 @@ def test_every_barrier_is_needed(source, barrier):
     error = r"race on|no thread of its block wrote"
     if barrier.file == "barrier.cuh":  # ids that are not there yet are addresses
         error += r"|outside every tensor"
-    with cuda_launch.use(shim), pytest.raises(LaunchError, match=error):
+    with cuda_launch.use(shim), pytest.raises(RuntimeError, match=error):
         run = recurrence_in_bfloat16 if barrier.file == IN_BFLOAT16 else RUNS[source]
         run()
 

@@ -7,19 +7,19 @@ import comparison
 import pytest
 import reference
 import torch
-from cuda_cases import CPU, drawn, keeping, lstm_arguments, policy
+from cuda_cases import CPU, drawn, keeping, policy
 from cuda_shim import ShimLauncher
 
 from structured_dropout import StructuredLSTM, UnitMask, backends
+from structured_dropout.backends.cuda import build, plan
 from structured_dropout.backends.cuda import launch as cuda_launch
-from structured_dropout.backends.cuda import operators, products
 from structured_dropout.backends.cuda import recurrence as cuda_recurrence
-from structured_dropout.backends.cuda.masks import pack, unpack
+from structured_dropout.backends.cuda.masks import pack, places_before
 from structured_dropout.layer import LayerMasks, Weights
 from structured_dropout.masks import Packing
 
 layer = partial(comparison.agree_on_layer, "cuda", dtype=torch.bfloat16)
-ops = operators.load()
+ops = build.load()
 
 
 @pytest.fixture(autouse=True)
@@ -149,40 +149,27 @@ def test_a_device_without_such_tensor_cores_computes_in_float32(launcher, monkey
 def test_products_over_a_sequence_are_summed_in_float32():
     """Where sums, or a scale, were rounded to bfloat16 they would be wrong by 1e-3."""
     torch.manual_seed(0)
-    packing = Packing((30, 30, 20, 1))
+    packing, hidden = Packing((30, 30, 20, 1)), 40
     mask = drawn(packing, 61, 0.65)
-    sizes, bounds, masks = pack([mask], packing, CPU)
-    (on_device,) = unpack(masks, packing, bounds, [61])
-    assert on_device is not None
-    x, dy, weight = (torch.randn(shape).bfloat16() for shape in ((81, 61), (81, 530), (61, 530)))
-    kept = torch.cat(
-        [reference.factor(mask, t, n, x.double()).expand(n, 61) for t, n in enumerate(sizes)]
-    )
-    wide = x.double() * kept, dy.double(), weight.double()
+    x, dgates = (torch.randn(shape).bfloat16() for shape in ((81, 61), (81, 1, hidden, 4)))
+    w_ih, w_hh = (torch.randn(4 * hidden, 61) / 16).bfloat16(), torch.zeros(4 * hidden, hidden)
+    state = torch.zeros(1, 30, hidden)
+    own_plan = plan.of_layer(mask, None, (1, hidden), packing, CPU, torch.bfloat16)
+    rest = *pack([mask, None], packing, CPU), own_plan, cuda_launch.queue(CPU)
+    y, _, _, gates, *_ = ops.cuda_lstm_fp(x, state, state, [w_ih.float(), w_hh], *rest)
+    before = places_before(packing.sizes, 1, CPU)
+    (dw_ih,), _, _ = ops.cuda_lstm_wg(x, state, y, dgates, before, *rest)
+
+    i, f, g, o = gates.double().squeeze(1).unbind(-1)
+    kept = [reference.factor(mask, t, n, x.double()) for t, n in enumerate(packing.sizes)]
+    x = x.double() * torch.cat([k.expand(n, 61) for k, n in zip(kept, packing.sizes, strict=True)])
+    by_gate = dgates.double().squeeze(1).mT.flatten(1)
     for actual, expected in (
-        (products.fp(x, weight, None, 530, on_device), wide[0] @ wide[2]),
-        (products.bp(dy, weight, on_device), wide[1] @ wide[2].t() * kept),
-        (products.wg(x, dy, on_device), wide[0].t() @ wide[1]),
+        (torch.cat((i.logit(), f.logit(), g.atanh(), o.logit()), dim=1), x @ w_ih.double().t()),
+        (dw_ih, by_gate.t() @ x),
     ):
-        assert actual.dtype == torch.float32
-        error = (
-            actual.double() - expected
-        ).square().mean().sqrt() / expected.square().mean().sqrt()
+        error = (actual - expected).square().mean().sqrt() / expected.square().mean().sqrt()
         assert error < 2e-3
-
-
-def test_opcheck():
-    x, h_0, c_0, weights, *sequence = lstm_arguments()
-    x = x.detach().bfloat16().requires_grad_()
-    arguments = (x, h_0, c_0, weights, *sequence)
-    torch.library.opcheck(ops.cuda_lstm_fp.default, arguments)
-    x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
-    x = x.bfloat16()
-    y, h_n, c_n, gates, *left = ops.cuda_lstm_fp(x, h_0, c_0, weights, *sequence)
-    saved = [c_0, gates, *left]
-    torch.library.opcheck(ops.cuda_lstm_bp.default, (y, h_n, c_n, saved, *sequence))
-    dgates, *_ = ops.cuda_lstm_bp(y, h_n, c_n, saved, *sequence)
-    torch.library.opcheck(ops.cuda_lstm_wg.default, (x, h_0, y, dgates, *sequence))
 
 
 def test_gradients_of_float32_weights_are_float32():

@@ -11,10 +11,10 @@ from cuda_cases import CPU, drawn, keeping, lstm_arguments, policy
 from cuda_shim import ShimLauncher
 
 from structured_dropout import UnitMask, backends
+from structured_dropout.backends.cuda import build, operators, payoff, plan
 from structured_dropout.backends.cuda import launch as cuda_launch
-from structured_dropout.backends.cuda import operators, payoff
 from structured_dropout.backends.cuda import recurrence as cuda_recurrence
-from structured_dropout.backends.cuda.masks import check, pack
+from structured_dropout.backends.cuda.masks import pack, places_before
 from structured_dropout.layer import LayerMasks, Weights
 from structured_dropout.masks import ElementMask, Packing
 
@@ -26,10 +26,12 @@ def on_the_cpu():
 
 
 CUDA = backends.get("cuda")
-ops = operators.load()
+ops = build.load()
 MASK = UnitMask(
     torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32), torch.tensor([0, 2, 2, 5]), 1, 5, 2.0
 )
+
+THREE_STEPS = Packing.padded(3, 2)
 
 PACKINGS = {
     "padded": Packing.padded(4, 3),
@@ -224,42 +226,49 @@ def test_a_graph_does_not_skip_by_steps():
     assert isinstance(CUDA.of_steps(in_graph, like), ElementMask)
 
 
-def linear_arguments(requires_grad=True):
+def linear_arguments():
+    """Of cuda_linear_fp."""
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(6, 5), torch.randn(9, 5), torch.randn(9)
-    for tensor in (x, weight, bias):
-        tensor.requires_grad_(requires_grad)
-    return x, weight, bias, *pack([MASK], Packing.padded(3, 2), CPU)
+    x, weight, bias, packing = torch.randn(6, 5), torch.randn(9, 5), torch.randn(9), THREE_STEPS
+    own_plan = plan.of_projection(MASK, packing, CPU, torch.float32)
+    return x, weight, bias, *pack([MASK], packing, CPU), own_plan, cuda_launch.queue(CPU)
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"), [("cuda_linear_fp", linear_arguments), ("cuda_lstm_fp", lstm_arguments)]
-)
-def test_opcheck(name, arguments):
-    torch.library.opcheck(getattr(ops, name).default, arguments())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_schemas_of_a_layers_operators(dtype):
+    """What an operator changes, or returns unchanged, it must say."""
+    x, h_0, c_0, weights, *rest = lstm_arguments(dtype)
+    comparison.agrees_with_its_schema(ops.cuda_lstm_fp, x, h_0, c_0, weights, *rest)
+    y, h_n, c_n, *left = ops.cuda_lstm_fp(x, h_0, c_0, weights, *rest)
+    comparison.agrees_with_its_schema(ops.cuda_lstm_bp, y, h_n, c_n, c_0, *left, *rest)
+    dgates, *_ = ops.cuda_lstm_bp(y, h_n, c_n, c_0, *left, *rest)
+    before = places_before(rest[0], 2, CPU)
+    comparison.agrees_with_its_schema(ops.cuda_lstm_wg, x, h_0, y, dgates, before, *rest)
 
 
-def test_opcheck_of_the_backward_operators():
-    x, weight, bias, *sequence = linear_arguments(requires_grad=False)
-    y, by_unit = ops.cuda_linear_fp(x, weight, bias, *sequence)
-    torch.library.opcheck(ops.cuda_linear_bp.default, (y, by_unit, *sequence))
-    torch.library.opcheck(ops.cuda_linear_wg.default, (x, y, *sequence))
-    x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
-    y, h_n, c_n, gates, *left = ops.cuda_lstm_fp(x, h_0, c_0, weights, *sequence)
-    torch.library.opcheck(ops.cuda_lstm_bp.default, (y, h_n, c_n, [c_0, gates, *left], *sequence))
-    torch.library.opcheck(ops.cuda_lstm_wg.default, (x, h_0, y, gates, *sequence))
+def test_schemas_of_a_projections_operators():
+    x, weight, bias, *rest = linear_arguments()
+    comparison.agrees_with_its_schema(ops.cuda_linear_fp, x, weight, bias, *rest)
+    y, by_unit = ops.cuda_linear_fp(x, weight, bias, *rest)
+    comparison.agrees_with_its_schema(ops.cuda_linear_bp, y, by_unit, *rest)
+    comparison.agrees_with_its_schema(ops.cuda_linear_wg, x, y, *rest)
+    comparison.agrees_with_its_schema(ops.cuda_by_unit, weight, *rest[-2:])
 
 
 @pytest.mark.parametrize("output", [0, 1, 2])
 def test_gradient_of_one_output_alone(output):
     """The others come to the backward as None."""
-    arguments = lstm_arguments()
-    leaves = [*arguments[:3], *arguments[3]]
-    result = ops.cuda_lstm_fp(*arguments)[output]
+    x, h_0, c_0, weights, *sequence, own_plan, _ = lstm_arguments()
+    leaves = [tensor.requires_grad_() for tensor in (x, h_0, c_0, *weights)]
+
+    def run():
+        return operators.lstm_layer(x, h_0, c_0, weights, tuple(sequence), own_plan)
+
+    result = run()[output]
     gradients = torch.autograd.grad(result.sum(), leaves)
-    others = [torch.zeros_like(y) for y in ops.cuda_lstm_fp(*arguments)[:3]]
+    others = [torch.zeros_like(y) for y in run()]
     others[output] = torch.ones_like(result)
-    expected = torch.autograd.grad(ops.cuda_lstm_fp(*arguments)[:3], leaves, others)
+    expected = torch.autograd.grad(run(), leaves, others)
     assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
 
 
@@ -272,7 +281,7 @@ def test_strided_inputs():
 
 
 def test_gradients_at_an_odd_address():
-    x, weight, bias, *mask = linear_arguments(requires_grad=False)
+    x, weight, bias, *mask = linear_arguments()
     dy = torch.randn(6 * 8 + 1)[1:].view(6, 8)
     _, by_unit = ops.cuda_linear_fp(x, weight[:8].clone(), bias[:8].clone(), *mask)
     assert torch.equal(
@@ -287,26 +296,23 @@ def test_gradients_at_an_odd_address():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": torch.randn(6, 4)}, r"weight must have shape \[None, 4\], has \[9, 5\]"),
+        ({"x": torch.randn(6, 4)}, r"weight must have shape \[-1, 4\] \(-1: any\), has \[9, 5\]"),
         (
             {"weight": torch.randn(9, 5).double()},
-            "weight is torch.float64: the CUDA kernels take float32",
+            r"weight is Double: the CUDA kernels take \[Float\]",
         ),
-        ({"bias": torch.randn(8)}, r"bias must have shape \[9\], has \[8\]"),
+        ({"bias": torch.randn(8)}, r"bias must have shape \[9\] .*, has \[8\]"),
+        (
+            {"weight": torch.empty(9, 5, device="meta")},
+            "weight is on meta, another argument on cpu: move them to one device",
+        ),
     ],
 )
 def test_wrong_arguments(change, message):
-    x, weight, bias, *_ = linear_arguments(requires_grad=False)
+    x, weight, bias, *_ = linear_arguments()
     given = {"x": x, "weight": weight, "bias": bias} | change
     with pytest.raises(ValueError, match=message):
-        CUDA.linear(**given, mask=MASK, packing=Packing.padded(3, 2))
-
-
-def test_tensors_on_two_devices():
-    with pytest.raises(
-        ValueError, match="weight is on meta, another argument on cpu: move them to one device"
-    ):
-        check("weight", torch.empty(9, 5, device="meta"), torch.empty(6, 5), (None, 5))
+        CUDA.linear(**given, mask=MASK, packing=THREE_STEPS)
 
 
 def test_what_inference_packed_serves_training():

@@ -12,7 +12,7 @@ from devices import DEVICE
 from structured_dropout import Case, DropoutPolicy, SiteDropout
 from structured_dropout.backends.cuda import launch as cuda_launch
 from structured_dropout.backends.cuda import recurrence, tensor_cores
-from structured_dropout.backends.cuda.launch import parameters
+from structured_dropout.backends.cuda.recurrence import StepsPlan
 from structured_dropout.masks import Packing
 
 ON_A_GPU = DEVICE.type == "cuda"
@@ -87,38 +87,17 @@ SIZES = {
 }
 
 
-class Recorder:
-    """Passes launches of lstm.cu on and keeps them, with their numbers by name."""
-
-    def __init__(self, launcher) -> None:
-        self._launcher = launcher
-        self.seen: list[dict] = []
-
-    def __getattr__(self, name):
-        return getattr(self._launcher, name)
-
-    def launch(self, source, name, grid, block, shared_bytes, args, *rest) -> None:
-        if source == "lstm.cu":
-            named = dict(zip((p for p, _ in parameters(source, name)), args, strict=True))
-            self.seen.append({**named, "kernel": name, "block": block, "shared": shared_bytes})
-        self._launcher.launch(source, name, grid, block, shared_bytes, args, *rest)
-
-
-def takes_its_branch(name: str, launches: list[dict]) -> bool:
-    forward = next(one for one in launches if one["kernel"] == "lstm_fp")
-    hidden, tile = forward["hidden"], recurrence.row_tile(forward["batch"])
-    launches_of_bp = sum(one["kernel"] == "lstm_bp" for one in launches)
+def takes_its_branch(name: str, batch: int, hidden: int, fp: StepsPlan, bp: StepsPlan) -> bool:
     return {
-        "more than 48 KB of shared memory": forward["shared"] > 48 << 10
-        and forward["resident"] == hidden,
-        "a part of U fits": 0 < forward["resident"] < hidden and forward["block"][0] == 256,
-        "all of U fits": forward["resident"] == hidden and forward["block"][0] == 128,
-        "many row tiles, packed": forward["batch"] > tile,
-        "backward in several launches": launches_of_bp > 1,
-        "bfloat16: all of U fits": forward["resident"] == hidden and forward["shared"] > 48 << 10,
-        "bfloat16: a part of U fits": forward["resident"] < hidden,
-        "bfloat16: many row tiles, packed": forward["batch"] > tensor_cores._MOST_ROWS,
-        "bfloat16: backward in several launches": launches_of_bp > 1,
+        "more than 48 KB of shared memory": fp.shared > 48 << 10 and fp.resident == hidden,
+        "a part of U fits": 0 < fp.resident < hidden and fp.threads == 256,
+        "all of U fits": fp.resident == hidden and fp.threads == 128,
+        "many row tiles, packed": batch > recurrence.row_tile(batch),
+        "backward in several launches": bp.rows < batch,
+        "bfloat16: all of U fits": fp.resident == hidden and fp.shared > 48 << 10,
+        "bfloat16: a part of U fits": fp.resident < hidden,
+        "bfloat16: many row tiles, packed": batch > tensor_cores._MOST_ROWS,
+        "bfloat16: backward in several launches": bp.rows < batch,
     }[name]
 
 
@@ -130,10 +109,14 @@ def test_layer(name, directions, monkeypatch):
     if not ON_A_GPU:
         monkeypatch.setattr(recurrence, "_BP_ROWS", size.bp_rows)
     owners = {"multiprocessors": directions * size.device["multiprocessors"]}
-    launcher = cuda_launch._launcher if ON_A_GPU else ShimLauncher(**size.device | owners)
+    launcher = cuda_launch.current() if ON_A_GPU else ShimLauncher(**size.device | owners)
     site = SiteDropout(Case.III, 0.5)
-    with cuda_launch.use(recorder := Recorder(launcher)):
+    with cuda_launch.use(launcher):
         policy, sizes = DropoutPolicy(nr=site, rh=site), (hidden // 2, hidden)
         agree_on_layer("cuda", policy, packing, sizes, directions, dtype=size.dtype)
-    if not ON_A_GPU or (directions == 1 and cuda_launch.shared_limit(DEVICE) >= LARGE):
-        assert takes_its_branch(name, recorder.seen)
+        in_bfloat16 = size.dtype == torch.bfloat16
+        kind = tensor_cores.TensorCoreRecurrence if in_bfloat16 else recurrence.Recurrence
+        device = torch.device(DEVICE.type, 0) if ON_A_GPU else DEVICE
+        steps = kind(device, directions, hidden, packing.batch, drops=True)
+        if not ON_A_GPU or (directions == 1 and cuda_launch.shared_limit(device) >= LARGE):
+            assert takes_its_branch(name, packing.batch, hidden, steps.fp(), steps.bp())

@@ -1,4 +1,4 @@
-"""Runs kernels/cuda on the CPU, with a launcher that takes the place of CuPy's.
+"""Runs kernels/cuda on the CPU, with a launcher that takes the place of a GPU's.
 
 The very same sources are compiled by g++; the threads of a launch are fibers (runtime.cpp), and
 each access to memory is checked (memory.cpp). A data race, a divergent barrier, a deadlock, an
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structured_dropout.backends.cuda.launch import Arguments, Dim3, read_source
+from structured_dropout.backends.cuda.launch import Grid, read_source
 
 HERE = Path(__file__).parent
 _FLAGS = [
@@ -44,7 +44,10 @@ _CHECKED += [
     "tsan-instrument-func-entry-exit=0",
 ]
 _UNKNOWN = ["-Wno-unknown-pragmas", "-Wno-attributes", "-Wno-tsan"]  # what only nvcc knows
-_KINDS = {"f": torch.float32, "i": torch.int32, "l": torch.int64, "h": torch.bfloat16}
+_KINDS = {"f": torch.float32, "i": torch.int32, "l": torch.int64, "b": torch.bfloat16}
+
+Dim3 = tuple[int, int, int]
+Arguments = tuple[Tensor | int | float | None, ...]
 
 
 class LaunchError(RuntimeError):
@@ -53,6 +56,51 @@ class LaunchError(RuntimeError):
 
 class _Buffer(ctypes.Structure):
     _fields_ = [("host", ctypes.c_void_p), ("bytes", ctypes.c_size_t)]
+
+
+class _Value(ctypes.Union):
+    _fields_ = [
+        ("tensor", ctypes.c_void_p),
+        ("real", ctypes.c_float),
+        ("integer", ctypes.c_int32),
+    ]
+
+
+class _Argument(ctypes.Structure):
+    """As in kernels/cuda/launch.h."""
+
+    _fields_ = [("kind", ctypes.c_char), ("bytes", ctypes.c_int64), ("value", _Value)]
+
+    def given(self) -> Tensor | int | float | None:
+        if self.kind == b"I":
+            return self.value.integer
+        if self.kind == b"F":
+            return self.value.real
+        dtype = _KINDS[self.kind.decode()]
+        if not self.value.tensor:
+            return None
+        memory = (ctypes.c_char * self.bytes).from_address(self.value.tensor)
+        return torch.frombuffer(memory, dtype=dtype) if self.bytes else torch.empty(0, dtype=dtype)
+
+
+class _Launch(ctypes.Structure):
+    """As in kernels/cuda/launch.h."""
+
+    _fields_ = [
+        ("function", ctypes.c_int64),
+        ("cooperative", ctypes.c_bool),
+        ("device", ctypes.c_int64),
+        ("stream", ctypes.c_int64),
+        ("grid", ctypes.c_int64 * 3),
+        ("block", ctypes.c_int64 * 3),
+        ("shared_bytes", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+        ("arguments", ctypes.POINTER(_Argument)),
+        ("error", ctypes.c_char * 1024),
+    ]
+
+
+_Entry = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.POINTER(_Launch))
 
 
 class Line(NamedTuple):
@@ -82,6 +130,45 @@ class ShimLauncher:
         self.launched: set[tuple[str, str, tuple[str, ...]]] = (
             set()
         )  # source, name and defines of each kernel so far
+        self._compiled: list[tuple[str, str, tuple[str, ...]]] = []
+        self._entry = _Entry(self._queue)
+        self.address = ctypes.cast(self._entry, ctypes.c_void_p).value
+
+    def compile(
+        self,
+        device: torch.device,
+        source: str,
+        name: str,
+        defines: tuple[str, ...],
+        cooperative: bool,
+    ) -> int:
+        self._compiled.append((source, name, defines))
+        return len(self._compiled) - 1
+
+    def blocks_at_once(self, device: torch.device, function: int, grid: Grid) -> int:
+        return self._multiprocessors
+
+    def stream(self, device: torch.device) -> int:
+        return 0
+
+    def _queue(self, pointer: ctypes._Pointer[_Launch]) -> bool:
+        launch = pointer.contents
+        source, name, defines = self._compiled[launch.function]
+        try:
+            self.launch(
+                source,
+                name,
+                tuple(launch.grid),
+                tuple(launch.block),
+                launch.shared_bytes,
+                tuple(launch.arguments[i].given() for i in range(launch.count)),
+                launch.cooperative,
+                defines,
+            )
+        except Exception as error:  # nothing may pass through C
+            launch.error = f"{type(error).__name__}: {error}".encode()[:1023]
+            return False
+        return True
 
     def supports(self, device: torch.device) -> str | None:
         return None if device.type == "cpu" else "the tests run its kernels on the CPU"
@@ -138,7 +225,7 @@ class ShimLauncher:
             len(values),
             (_Buffer * len(buffers))(*buffers),
             len(buffers),
-            2 if any(kind[0] == "h" for kind in kinds) else 4,
+            2 if any(kind[0] == "b" for kind in kinds) else 4,
             next(self._seeds),
             self.without and self.without.file.encode(),
             self.without.line if self.without else 0,

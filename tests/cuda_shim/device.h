@@ -118,7 +118,7 @@ constexpr char kind() {
   if (std::is_same_v<Bare, float> || std::is_same_v<Bare, float4>) return 'f';
   if (std::is_same_v<Bare, int> || std::is_same_v<Bare, unsigned>) return 'i';
   if (std::is_same_v<Bare, long> || std::is_same_v<Bare, long long>) return 'l';
-  if (std::is_class_v<Bare> && sizeof(Bare) == 2) return 'h';  // the kernels' bfloat16
+  if (std::is_class_v<Bare> && sizeof(Bare) == 2) return 'b';  // the kernels' bfloat16
   return '?';
 }
 template <class T>

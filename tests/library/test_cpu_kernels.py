@@ -10,7 +10,7 @@ import pytest
 import reference
 import torch
 from cases import dtypes_of
-from comparison import agree, agree_on_layer
+from comparison import agree, agree_on_layer, agrees_with_its_schema
 from threads import torch_threads
 
 from structured_dropout import (
@@ -23,70 +23,59 @@ from structured_dropout import (
     UnitMask,
     backends,
 )
-from structured_dropout.backends.cpu import build, operators
+from structured_dropout.backends.cpu import build
 from structured_dropout.backends.operators.arguments import pack_masks
+from structured_dropout.backends.operators.build import missing
 from structured_dropout.masks import draw
 
 NR_RH_ST = DropoutPolicy(nr=SiteDropout(Case.III, 0.5), rh=SiteDropout(Case.III, 0.5))
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the kernels cannot be built here: {build.missing()}"
+    missing() is not None, reason=f"the kernels cannot be built here: {missing()}"
 )
 
 
 @pytest.fixture(scope="module")
 def ops():
-    return operators.load()
+    return build.load()
 
 
-def linear_arguments(requires_grad=True):
+def linear_arguments():
     torch.manual_seed(0)
     x, weight, bias = torch.randn(6, 5), torch.randn(9, 5), torch.randn(9)
-    for tensor in (x, weight, bias):
-        tensor.requires_grad_(requires_grad)
     mask = UnitMask(
         torch.tensor([1, 4, 0, 2, 3], dtype=torch.int32), torch.tensor([0, 2, 2, 5]), 1, 5, 2.0
     )
     return x, weight, bias, [2, 2, 2], pack_masks([mask])
 
 
-def lstm_arguments(requires_grad=True):
+def lstm_arguments():
     torch.manual_seed(0)
     x, h_0, c_0 = torch.randn(5, 3), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     shapes = (16, 3), (16, 4), (16,), (16,)
     weights = [torch.randn(*shape) for _ in range(2) for shape in shapes]
-    for tensor in (x, h_0, c_0, *weights):
-        tensor.requires_grad_(requires_grad)
     nr = UnitMask(torch.tensor([0, 2, 1], dtype=torch.int32), torch.tensor([0, 2, 3]), 1, 3, 2.0)
     rh = UnitMask(torch.tensor([3, 0, 1], dtype=torch.int32), torch.tensor([0, 1, 3]), 1, 4, 2.0)
     return x, h_0, c_0, weights, [3, 2], pack_masks([nr, rh, rh])
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"), [("linear_fp", linear_arguments), ("lstm_fp", lstm_arguments)]
-)
-def test_opcheck(ops, name, arguments):
-    torch.library.opcheck(getattr(ops, name).default, arguments())
-
-
-def test_opcheck_of_the_backward_operators(ops):
-    x, weight, _, *sequence = linear_arguments(requires_grad=False)
-    dy = torch.randn(6, 9)
-    torch.library.opcheck(ops.linear_bp.default, (dy, weight, *sequence))
-    torch.library.opcheck(ops.linear_wg.default, (x, dy, *sequence))
-    torch.library.opcheck(ops.pack_weight.default, (weight,))
-    packed = ops.pack_weight(weight)
-    torch.library.opcheck(ops.packed_fp.default, (x, packed, 9, *sequence))
-    torch.library.opcheck(ops.packed_bp.default, (dy, packed, 5, *sequence))
-    x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
-    y, h_n, c_n, *kept = ops.lstm_fp(x, h_0, c_0, weights, *sequence)
-    dgates = torch.randn_like(kept[1])
-    torch.library.opcheck(ops.lstm_bp.default, (x, y, h_n, c_n, weights, *kept, *sequence))
-    torch.library.opcheck(
-        ops.lstm_bp.default, (x, y, h_n, c_n, weights, None, *kept[1:], *sequence)
-    )
-    torch.library.opcheck(ops.lstm_wg.default, (x, h_0, y, dgates, *sequence))
+def test_schemas(ops):
+    """What an operator changes, or returns unchanged, it must say."""
+    x, weight, bias, *sequence = linear_arguments()
+    dy, packed = torch.randn(6, 9), ops.pack_weight(weight)
+    agrees_with_its_schema(ops.linear_fp, x, weight, bias, *sequence)
+    agrees_with_its_schema(ops.linear_bp, dy, weight, *sequence)
+    agrees_with_its_schema(ops.linear_wg, x, dy, *sequence)
+    agrees_with_its_schema(ops.pack_weight, weight)
+    agrees_with_its_schema(ops.packed_fp, x, packed, 9, *sequence)
+    agrees_with_its_schema(ops.packed_bp, dy, packed, 5, *sequence)
+    x, h_0, c_0, weights, *sequence = lstm_arguments()
+    agrees_with_its_schema(ops.lstm_fp, x, h_0, c_0, weights, *sequence)
+    y, h_n, c_n, recurrent, *kept = ops.lstm_fp(x, h_0, c_0, weights, *sequence)
+    for packed in (recurrent, None):
+        agrees_with_its_schema(ops.lstm_bp, x, y, h_n, c_n, weights, packed, *kept, *sequence)
+    agrees_with_its_schema(ops.lstm_wg, x, h_0, y, torch.randn_like(kept[0]), *sequence)
 
 
 @pytest.mark.parametrize("dtype", dtypes_of("cpu"))
@@ -108,7 +97,7 @@ def test_sizes_beyond_every_block_of_the_products(dtype):
 
 def test_recurrent_weights_packed_anew_give_the_same_bits(ops):
     """As a call of few rows does, which does not keep them."""
-    x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
+    x, h_0, c_0, weights, *sequence = lstm_arguments()
     y, h_n, c_n, recurrent, *kept = ops.lstm_fp(x, h_0, c_0, weights, *sequence)
     from_kept, anew = (
         ops.lstm_bp(x, y, h_n, c_n, weights, packed, *kept, *sequence)
@@ -173,7 +162,7 @@ def indices(*units):
     ],
 )
 def test_wrong_arguments(ops, change, message):
-    x, weight, bias, sizes, (kept, offsets, *numbers) = linear_arguments(requires_grad=False)
+    x, weight, bias, sizes, (kept, offsets, *numbers) = linear_arguments()
     given = {"x": x, "weight": weight, "sizes": sizes, "indices": kept, "offsets": offsets} | change
     masks = [given["indices"], given["offsets"], *numbers, *given.get("more", [])]
     with pytest.raises(RuntimeError, match=message):
@@ -181,7 +170,7 @@ def test_wrong_arguments(ops, change, message):
 
 
 def test_wrong_packed_weights(ops):
-    x, weight, _, *sequence = linear_arguments(requires_grad=False)
+    x, weight, _, *sequence = linear_arguments()
     packed = ops.pack_weight(weight)
     with pytest.raises(RuntimeError, match="packed must have shape"):
         ops.packed_fp(x, packed, 900, *sequence)
@@ -192,19 +181,19 @@ def test_wrong_packed_weights(ops):
 
 
 def test_wrong_weights(ops):
-    x, h_0, c_0, weights, *sequence = lstm_arguments(requires_grad=False)
+    x, h_0, c_0, weights, *sequence = lstm_arguments()
     with pytest.raises(RuntimeError, match="4 with biases: for 2 directions it has 7"):
         ops.lstm_fp(x, h_0, c_0, weights[:7], *sequence)
 
 
 def test_a_sequence_without_steps(ops):
-    x, h_0, c_0, weights, _, _ = lstm_arguments(requires_grad=False)
+    x, h_0, c_0, weights, _, _ = lstm_arguments()
     with pytest.raises(RuntimeError, match="the sequence has no steps"):
         ops.lstm_fp(x[:0], h_0, c_0, weights, [], pack_masks([None] * 3))
 
 
 def test_strided_inputs(ops):
-    x, weight, bias, *sequence = linear_arguments(requires_grad=False)
+    x, weight, bias, *sequence = linear_arguments()
     expected = ops.linear_fp(x, weight, bias, *sequence)
     strided = x.t().contiguous().t(), weight.t().contiguous().t()
     assert torch.equal(ops.linear_fp(*strided, bias, *sequence), expected)
@@ -244,11 +233,11 @@ def test_processes_that_build_at_once_build_once(tmp_path, ops):
     folder = tmp_path / "structured_dropout_cpu"
     (folder / "tmpkilled").mkdir(parents=True)
     (folder / "tmpkilled" / "lock").touch()
-    fingerprint = build._fingerprint(str(compiler), build._sources())
+    fingerprint = build.library().fingerprint(str(compiler))
     (folder / f"{fingerprint}.lock").touch()
     environment = {
         "CXX": str(compiler),
-        "BUILT": str(build._library(build._compiler())),
+        "BUILT": str(build.library().path(os.environ.get("CXX", "c++"))),
         "LOG": str(log),
         "TORCH_EXTENSIONS_DIR": str(tmp_path),
     }

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from structured_dropout import loss
-from structured_dropout.backends.cpu import build
+from structured_dropout.backends.operators.build import missing
 from structured_dropout.loss import cross_entropy_
 
 LOGITS = {
@@ -38,8 +38,8 @@ def test_it_equals_torchs(name):
 def test_of_bfloat16_only_the_gradient_is_rounded(name, kernel, monkeypatch):
     if not kernel:
         monkeypatch.setattr(loss, "_has_kernel", lambda logits: False)
-    elif build.missing() is not None:
-        pytest.skip(build.missing())
+    elif missing() is not None:
+        pytest.skip(missing())
     leaf = LOGITS[name].bfloat16().requires_grad_()
     wide = leaf.detach().double().requires_grad_()
     targets = torch.arange(len(leaf)) % leaf.shape[1]

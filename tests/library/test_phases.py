@@ -6,7 +6,7 @@ import torch
 
 from structured_dropout.phases import measure, phase, untimed
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 
 
 def test_what_runs_outside_a_phase_is_not_counted():
@@ -42,7 +42,8 @@ class Event:
         assert enable_timing
         self.done = False
 
-    def record(self) -> None:
+    def record(self, stream: str) -> None:
+        assert stream == "the current one of cuda:1"
         self.recorded.append(self)
 
     def synchronize(self) -> None:
@@ -58,6 +59,7 @@ class Event:
 def test_on_a_gpu_nothing_waits_until_the_times_are_read(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(Event, "recorded", [])
+    monkeypatch.setattr(torch.cuda, "current_stream", "the current one of {}".format)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     with measure(GPU) as clock:
         for name in ("fp", "bp", "fp"):

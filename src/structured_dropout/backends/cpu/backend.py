@@ -12,6 +12,7 @@ from structured_dropout.backends.base import StepProducts
 from structured_dropout.backends.cpu import build, operators
 from structured_dropout.backends.operators.arguments import flat_weights, pack_masks
 from structured_dropout.backends.operators.backend import OperatorBackend, skippable
+from structured_dropout.backends.operators.build import missing
 from structured_dropout.layer import LayerMasks, LayerOutput, Weights
 from structured_dropout.masks import Mask, Packing, UnitMask
 from structured_dropout.phases import phase
@@ -31,10 +32,10 @@ class CpuBackend(OperatorBackend):
             return f"its kernels take float32, float64 and bfloat16, not {dtype}"
         if dtype == torch.bfloat16 and not build.takes_bfloat16():
             return "this processor has no instruction for bfloat16 (AVX512-BF16): stay in float32"
-        return super().supports(policy, device, dtype) or build.missing()
+        return super().supports(policy, device, dtype) or missing()
 
     def prepare(self) -> None:
-        operators.load()
+        build.load()
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None, packing: Packing
@@ -42,35 +43,32 @@ class CpuBackend(OperatorBackend):
         if not isinstance(mask, UnitMask):
             return super().linear(x, weight, bias, mask, packing)
         with phase("fp"):
-            y: Tensor = operators.load().linear_fp(
-                x, weight, bias, packing.sizes, pack_masks([mask])
-            )
-        return y
+            return operators.linear(x, weight, bias, packing.sizes, pack_masks([mask]))
 
     def fp(self, x: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
         if not isinstance(mask, UnitMask):
             return super().fp(x, weight, mask, packing)
-        y: Tensor = operators.load().linear_fp(x, weight, None, packing.sizes, pack_masks([mask]))
+        y: Tensor = build.load().linear_fp(x, weight, None, packing.sizes, pack_masks([mask]))
         return y
 
     def bp(self, dy: Tensor, weight: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
         if not isinstance(mask, UnitMask):
             return super().bp(dy, weight, mask, packing)
-        dx: Tensor = operators.load().linear_bp(dy, weight, packing.sizes, pack_masks([mask]))
+        dx: Tensor = build.load().linear_bp(dy, weight, packing.sizes, pack_masks([mask]))
         return dx
 
     def wg(self, dy: Tensor, x: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
         if not isinstance(mask, UnitMask):
             return super().wg(dy, x, mask, packing)
         dweight: Tensor
-        dweight, _ = operators.load().linear_wg(x, dy, packing.sizes, pack_masks([mask]))
+        dweight, _ = build.load().linear_wg(x, dy, packing.sizes, pack_masks([mask]))
         return dweight
 
     def step_products(self, weight: Tensor, mask: Mask | None) -> StepProducts:
         if not isinstance(mask, UnitMask):
             return super().step_products(weight, mask)
         outputs, units = weight.shape
-        return _PackedProducts(operators.load().pack_weight(weight), outputs, units, mask)
+        return _PackedProducts(build.load().pack_weight(weight), outputs, units, mask)
 
     def lstm_layer(
         self,
@@ -83,7 +81,7 @@ class CpuBackend(OperatorBackend):
     ) -> LayerOutput:
         x, to_skip = skippable(x, masks, packing)
         with phase("fp"):
-            y, h_n, c_n, *_ = operators.load().lstm_fp(
+            y, h_n, c_n = operators.lstm_layer(
                 x,
                 h_0.to(x.dtype),
                 c_0.to(x.dtype),
@@ -105,10 +103,10 @@ class _PackedProducts(NamedTuple):
 
     def fp(self, x: Tensor, step: int) -> Tensor:
         masks = pack_masks([self.mask.at(step)])
-        y: Tensor = operators.load().packed_fp(x, self.packed, self.outputs, [len(x)], masks)
+        y: Tensor = build.load().packed_fp(x, self.packed, self.outputs, [len(x)], masks)
         return y
 
     def bp(self, dy: Tensor, step: int) -> Tensor:
         masks = pack_masks([self.mask.at(step)])
-        dx: Tensor = operators.load().packed_bp(dy, self.packed, self.units, [len(dy)], masks)
+        dx: Tensor = build.load().packed_bp(dy, self.packed, self.units, [len(dy)], masks)
         return dx

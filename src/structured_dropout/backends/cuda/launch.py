@@ -1,58 +1,64 @@
-"""Compile and launch the kernels of kernels/cuda on torch tensors: CuPy's RawKernels, on torch's
-current stream.
+"""Compile kernels/cuda and say where they are queued: CuPy compiles, the operators (C++) launch.
 
-Nothing is copied and nothing waits for the device. The tests put a launcher in the place of CuPy's
-that runs the same sources on the CPU (``use``).
+The tests put a launcher in the place of the GPU's that runs the same sources on the CPU (``use``).
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy
 import torch
-from torch import Tensor
 
+from structured_dropout.backends.cuda import build
 from structured_dropout.backends.operators import sources
-
-Dim3 = tuple[int, int, int]
-Arguments = tuple[Tensor | int | float | None, ...]
+from structured_dropout.backends.operators.build import missing
 
 _OLDEST = (7, 5)  # compute capability; what CUDA 13 compiles for
 _BFLOAT16 = (8, 0)  # the first with tensor cores that multiply it
+# Of a kernel's parameters, as kernels/cuda/launch.h names them.
 _KINDS = {
-    "float*": torch.float32,
-    "bfloat16*": torch.bfloat16,
-    "int*": torch.int32,
-    "long long*": torch.int64,
-    "float": float,
-    "int": int,
+    "float*": "f",
+    "bfloat16*": "b",
+    "int*": "i",
+    "long long*": "l",
+    "float": "F",
+    "int": "I",
 }
 
 
-class Launcher(Protocol):
+class Grid(NamedTuple):
+    """Of a cooperative launch, whose blocks must all run at once since they wait for each other."""
+
+    blocks: int
+    threads: int  # of a block
+    shared_bytes: int  # likewise
+
+
+class Launcher(Hashable, Protocol):
     """What runs kernels; the functions of this module pass their arguments on to one."""
+
+    address: int  # of a C function that queues them (Launcher in kernels/cuda/launch.h)
 
     def supports(self, device: torch.device) -> str | None: ...
 
-    def launch(
+    def compile(
         self,
+        device: torch.device,
         source: str,
         name: str,
-        grid: Dim3,
-        block: Dim3,
-        shared_bytes: int,
-        args: Arguments,
-        cooperative: bool = False,
-        defines: tuple[str, ...] = (),
-    ) -> None: ...
+        defines: tuple[str, ...],
+        cooperative: bool,
+    ) -> int: ...
+
+    def blocks_at_once(self, device: torch.device, function: int, grid: Grid) -> int: ...
+
+    def stream(self, device: torch.device) -> int: ...
 
     def multiprocessors(self, device: torch.device) -> int: ...
 
@@ -66,36 +72,61 @@ def supports(device: torch.device) -> str | None:
     return _launcher.supports(device)
 
 
-def launch(
+def queue(device: torch.device) -> tuple[int, int]:
+    """Where operators queue their kernels now, as they take it: the launcher and its stream."""
+    return _launcher.address, _launcher.stream(device)
+
+
+def kernel(
+    device: torch.device,
     source: str,
     name: str,
-    grid: Dim3,
-    block: Dim3,
-    shared_bytes: int,
-    args: Arguments,
-    cooperative: bool = False,
     defines: tuple[str, ...] = (),
-) -> None:
-    """Queue a kernel on the current stream of its tensors' device.
+    grid: Grid | None = None,
+) -> int:
+    """Compile a kernel; the number by which the operators know it.
 
     Args:
         source: file name in kernels/cuda.
         name: an ``extern "C" __global__`` function of it.
-        shared_bytes: dynamic shared memory of a block.
-        args: contiguous tensors of one device (float32 for ``float*``, bfloat16 for
-            ``bfloat16*``, int32 for ``int*``, int64 for ``long long*``; None for a null pointer),
-            ints (``int``) and floats (``float``).
-        cooperative: all blocks must run at once, since they wait for each other.
         defines: macros as NAME=VALUE; each combination is compiled once.
+        grid: of a cooperative launch.
 
     Raises:
-        TypeError: an argument is not what the kernel's parameter takes; names both. A kernel would
-            read whatever bytes are there.
-        RuntimeError: the source does not compile, or a cooperative grid is larger than what runs at
-            once; names the kernel.
+        RuntimeError: the source does not compile, or the grid is larger than what runs at once;
+            names the kernel.
     """
-    _check(source, name, args, defines)
-    _launcher.launch(source, name, grid, block, shared_bytes, args, cooperative, defines)
+    function, number = _kernel(_launcher, device, source, name, defines, grid is not None)
+    if grid is not None:
+        most = _launcher.blocks_at_once(device, function, grid)
+        if grid.blocks > most:
+            raise RuntimeError(
+                f"kernel {name} of kernels/cuda/{source}: its {grid.blocks} blocks must run at "
+                f"once, {device} runs {most} with {grid.shared_bytes} bytes of shared memory "
+                "each: choose backend=compact"
+            )
+    return number
+
+
+@lru_cache(maxsize=1024)
+def _kernel(
+    launcher: Launcher,
+    device: torch.device,
+    source: str,
+    name: str,
+    defines: tuple[str, ...],
+    cooperative: bool,
+) -> tuple[int, int]:
+    function = launcher.compile(device, source, name, defines, cooperative)
+    number: int = build.load().cuda_kernel(
+        function, f"{name} of kernels/cuda/{source}", cooperative, parameters(source, name, defines)
+    )
+    return function, number
+
+
+def current() -> Launcher:
+    """What runs kernels now: plans are made for it."""
+    return _launcher
 
 
 def multiprocessors(device: torch.device) -> int:
@@ -157,11 +188,8 @@ def read_source(source: str, folder: Path | None = None) -> str:
 
 
 @cache
-def parameters(
-    source: str, name: str, defines: tuple[str, ...] = ()
-) -> tuple[tuple[str, Any], ...]:
-    """What a kernel takes, in order: each parameter's name, and the dtype of its tensor, int or
-    float."""
+def parameters(source: str, name: str, defines: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """What a kernel takes, in order: each parameter's kind and name."""
     text = re.sub(r"//.*|__restrict__|\bconst\b", "", read_source(source))
     operand = "bfloat16" if "OPERAND=bfloat16" in defines else "float"
     text = re.sub(r"\bOPERAND\b", operand, text)
@@ -170,38 +198,7 @@ def parameters(
     if found is None:
         raise ValueError(f"kernels/cuda/{source} has no kernel {name}")
     split = (re.fullmatch(r"\s*(.+?)\s*(\*?)\s*(\w+)\s*", p) for p in found[1].split(","))
-    return tuple((p[3], _KINDS[" ".join(p[1].split()) + p[2]]) for p in split if p)
-
-
-def _check(source: str, name: str, args: Arguments, defines: tuple[str, ...]) -> None:
-    expected = parameters(source, name, defines)
-    if len(args) != len(expected):
-        raise TypeError(f"kernel {name} takes {len(expected)} arguments, not {len(args)}")
-    device = next(arg.device for arg in args if isinstance(arg, Tensor))
-    for arg, (parameter, kind) in zip(args, expected, strict=True):
-        if type(arg) is kind:  # a number
-            fits = kind is float or -(2**31) <= arg < 2**31  # type: ignore[operator]
-        elif isinstance(arg, Tensor):
-            fits = arg.dtype is kind and arg.device == device and arg.is_contiguous()
-        else:
-            fits = arg is None and isinstance(kind, torch.dtype)
-        if not fits:
-            raise TypeError(
-                f"kernel {name} of kernels/cuda/{source}: {parameter} must be "
-                f"{_wanted(kind, device)}, it is {_given(arg)}"
-            )
-
-
-def _wanted(kind: Any, device: torch.device) -> str:
-    if isinstance(kind, torch.dtype):
-        return f"a contiguous {kind} tensor on {device}"
-    return "a 32-bit int" if kind is int else "a float"
-
-
-def _given(arg: Tensor | int | float | None) -> str:
-    if isinstance(arg, Tensor):
-        return f"a {arg.dtype} tensor on {arg.device} of strides {arg.stride()}"
-    return repr(arg)
+    return tuple(f"{_KINDS[' '.join(p[1].split()) + p[2]]} {p[3]}" for p in split if p)
 
 
 def compiler_options(defines: tuple[str, ...]) -> tuple[str, ...]:
@@ -209,48 +206,59 @@ def compiler_options(defines: tuple[str, ...]) -> tuple[str, ...]:
     return ("-std=c++17", *(f"-D{define}" for define in defines))
 
 
-class CupyLauncher:
-    """Runs the kernels on NVIDIA devices; CuPy is imported with the first of them."""
+class CudaLauncher:
+    """Runs the kernels on NVIDIA devices, by their driver; CuPy is imported with the first."""
+
+    address = 0
 
     def supports(self, device: torch.device) -> str | None:
         if device.type != "cuda":
             return "its kernels run on NVIDIA GPUs"
-        return _unsupported(torch.cuda.current_device() if device.index is None else device.index)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return missing() or _unsupported(index)
 
-    def launch(
+    def compile(
         self,
+        device: torch.device,
         source: str,
         name: str,
-        grid: Dim3,
-        block: Dim3,
-        shared_bytes: int,
-        args: Arguments,
-        cooperative: bool = False,
-        defines: tuple[str, ...] = (),
-    ) -> None:
+        defines: tuple[str, ...],
+        cooperative: bool,
+    ) -> int:
+        """A kernel that may have all the shared memory of its blocks."""
         import cupy
+        from cupy.cuda import compiler
 
-        device = next(arg.device for arg in args if isinstance(arg, Tensor))
+        text, options = read_source(source), compiler_options(defines)
         with cupy.cuda.Device(device.index):
-            kernel = _kernel(device.index, source, name, cooperative, defines)
-            if cooperative:
-                most = _blocks_at_once(kernel, device.index, block, shared_bytes)
-                if math.prod(grid) > most:  # CuPy would launch fewer, with a warning
-                    raise RuntimeError(
-                        f"kernel {name} of kernels/cuda/{source}: its {math.prod(grid)} blocks "
-                        f"must run at once, {torch.cuda.get_device_name(device)} runs {most} with "
-                        f"{shared_bytes} bytes of shared memory each: choose backend=compact"
-                    )
-            stream = _stream(torch.cuda.current_stream(device))
-            values = tuple(_parameter(arg) for arg in args)
-            kernel.kernel(
-                grid,
-                block,
-                values,
-                shared_mem=shared_bytes,
-                stream=stream,
-                enable_cooperative_groups=cooperative,
+            kernel = cupy.RawKernel(text, name, options, enable_cooperative_groups=cooperative)
+            try:
+                kernel.compile()
+            except compiler.CompileException as error:
+                raise RuntimeError(
+                    f"kernel {name} of kernels/cuda/{source} does not compile: "
+                    f"{error.get_message()}"  # the message without the source
+                ) from error
+            kernel.max_dynamic_shared_size_bytes = (
+                self.shared_limit(device) - kernel.shared_size_bytes
             )
+            _compiled.append(kernel)
+            function: int = kernel.kernel.ptr  # of the current device
+        return function
+
+    def blocks_at_once(self, device: torch.device, function: int, grid: Grid) -> int:
+        import cupy
+        from cupy.cuda import driver
+
+        with cupy.cuda.Device(device.index):
+            of_one: int = driver.occupancyMaxActiveBlocksPerMultiprocessor(
+                function, grid.threads, grid.shared_bytes
+            )
+        return of_one * self.multiprocessors(device)
+
+    def stream(self, device: torch.device) -> int:
+        stream: int = torch._C._cuda_getCurrentRawStream(device.index)
+        return stream
 
     def multiprocessors(self, device: torch.device) -> int:
         return torch.cuda.get_device_properties(device).multi_processor_count
@@ -280,14 +288,6 @@ def _unsupported(device: int) -> str | None:
     return None
 
 
-def _parameter(arg: Tensor | int | float | None) -> Any:  # a number of the parameter's size
-    if isinstance(arg, Tensor):
-        return numpy.uintp(arg.data_ptr())
-    if arg is None:
-        return numpy.uintp(0)
-    return numpy.int32(arg) if isinstance(arg, int) else numpy.float32(arg)
-
-
 @cache
 def _shared_limit(device: int) -> int:
     from cupy.cuda import Device
@@ -295,43 +295,5 @@ def _shared_limit(device: int) -> int:
     return int(Device(device).attributes["MaxSharedMemoryPerBlockOptin"])
 
 
-@cache
-def _kernel(
-    device: int, source: str, name: str, cooperative: bool, defines: tuple[str, ...]
-) -> Any:  # cupy.RawKernel
-    """A kernel that is compiled for the current device, which is ``device``, and may have all the
-    shared memory of its blocks."""
-    import cupy
-    from cupy.cuda import compiler
-
-    text, options = read_source(source), compiler_options(defines)
-    kernel = cupy.RawKernel(text, name, options, enable_cooperative_groups=cooperative)
-    try:
-        kernel.compile()
-    except compiler.CompileException as error:
-        raise RuntimeError(
-            f"kernel {name} of kernels/cuda/{source} does not compile: "
-            f"{error.get_message()}"  # the message without the source
-        ) from error
-    kernel.max_dynamic_shared_size_bytes = _shared_limit(device) - kernel.shared_size_bytes
-    return kernel
-
-
-@cache
-def _blocks_at_once(kernel: Any, device: int, block: Dim3, shared_bytes: int) -> int:
-    from cupy.cuda import driver
-
-    of_one: int = driver.occupancyMaxActiveBlocksPerMultiprocessor(
-        kernel.kernel.ptr, math.prod(block), shared_bytes
-    )
-    return of_one * torch.cuda.get_device_properties(device).multi_processor_count
-
-
-@cache
-def _stream(stream: torch.cuda.Stream) -> Any:  # cupy.cuda.Stream; torch's are few, from a pool
-    import cupy
-
-    return cupy.cuda.Stream.from_external(stream)
-
-
-_launcher: Launcher = CupyLauncher()
+_compiled: list[Any] = []  # CuPy unloads a kernel with its object
+_launcher: Launcher = CudaLauncher()

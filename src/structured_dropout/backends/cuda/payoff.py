@@ -23,18 +23,23 @@ from structured_dropout.policy import DropoutPolicy
 LARGEST_SHARES: dict[Phase, float] = {"fp": 0.3, "bp": 0.4, "wg": 0.25}
 
 
-def pays(product: Phase, scale: float, dtype: torch.dtype) -> bool:
-    """Whether skipping pays in a product over a sequence whose draws keep ``1 / scale`` of the
-    units. Where torch's is on tensor cores (TF32, bfloat16) it never does; nor of an input that was
-    masked before, whose scale is 1.
+def on_tensor_cores(dtype: torch.dtype) -> bool:
+    """Whether torch's products are: in TF32 and in bfloat16."""
+    return dtype == torch.bfloat16 or torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def paying(scale: float, tensor_cores: bool) -> frozenset[Phase]:
+    """The products over a sequence, whose draws keep ``1 / scale`` of the units, in which skipping
+    pays. Where torch's are on tensor cores it never does; nor of an input that was masked before,
+    whose scale is 1.
 
     In bfloat16 that is arithmetic, not measured: the 20 rows of a step make 20 products of each
     weight that they load, which the L2 cache (5.5 TB/s on an H100) bounds to 110 TFLOP/s, where
     cuBLAS reached 364 in TF32 already; WG would move sums, since each step keeps other units.
     """
-    in_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    on_tensor_cores = in_tf32 or dtype == torch.bfloat16
-    return not on_tensor_cores and 1 / scale <= LARGEST_SHARES[product] + 1e-9
+    if tensor_cores:
+        return frozenset()
+    return frozenset(p for p, largest in LARGEST_SHARES.items() if 1 / scale <= largest + 1e-9)
 
 
 def precision(dtype: torch.dtype) -> str:

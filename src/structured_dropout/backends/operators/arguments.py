@@ -6,7 +6,7 @@ its parameters another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 
 import torch
@@ -15,12 +15,10 @@ from torch import Tensor
 from structured_dropout.layer import Weights
 from structured_dropout.masks import UnitMask
 
-TENSORS_PER_MASK = 4
 
-
-def pack_masks(masks: Sequence[UnitMask | None]) -> list[Tensor]:
+def pack_masks(masks: Iterable[UnitMask | None], on_device: bool = False) -> list[Tensor]:
     """The masks of an operator's sites as one list: nr of a projection; nr, rh and, in a layer of
-    two directions, rh of the reverse one.
+    two directions, rh of the reverse one. With ``on_device`` offsets are where indices are.
 
     Each site has four tensors: ``indices`` and ``offsets`` as in UnitMask, ``steps_per_draw`` (an
     int64 scalar on the CPU) and ``scale`` (a float64 scalar on the CPU). A site that drops nothing
@@ -28,7 +26,7 @@ def pack_masks(masks: Sequence[UnitMask | None]) -> list[Tensor]:
     """
     packed = []
     for mask in masks:
-        packed += _nothing() if mask is None else _tensors(mask)
+        packed += _nothing() if mask is None else _tensors(mask, on_device)
     return packed
 
 
@@ -49,10 +47,10 @@ def flat_gradients(
     return flat_weights(gradients)
 
 
-def _tensors(mask: UnitMask) -> list[Tensor]:
+def _tensors(mask: UnitMask, on_device: bool) -> list[Tensor]:
     return [
         mask.indices,
-        mask.offsets,
+        mask.device_offsets if on_device else mask.offsets,
         _number(mask.steps_per_draw, torch.int64),
         _number(mask.scale, torch.float64),
     ]
@@ -67,4 +65,4 @@ def _number(value: float, dtype: torch.dtype) -> Tensor:
 @cache
 def _nothing() -> list[Tensor]:
     nobody = torch.empty(0, dtype=torch.int64, device="cpu")
-    return _tensors(UnitMask(nobody.int(), nobody, 1, 0, 1.0))
+    return _tensors(UnitMask(nobody.int(), nobody, 1, 0, 1.0), on_device=False)
