@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from structured_dropout.cpuinfo import cpuinfo
 from structured_dropout.experiment import ranks
 
 _PACKAGES = (
@@ -76,18 +77,9 @@ def versions() -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    return cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def _simd() -> str:
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{capability} AMX" if "amx_bf16" in _cpuinfo("flags").split() else capability
-
-
-def _cpuinfo(key: str) -> str:
-    """What Linux says of the first processor; empty if nothing."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+    return f"{capability} AMX" if "amx_bf16" in cpuinfo("flags").split() else capability

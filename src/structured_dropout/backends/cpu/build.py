@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from structured_dropout.backends.operators.build import Library
+from structured_dropout.cpuinfo import cpuinfo
 
 # STRUCTURED_DROPOUT_GENERIC=1 compiles bfloat16 without the processor's instructions for it: slow,
 # and the same code on every machine, for tests.
@@ -53,12 +53,6 @@ def library() -> Library:
     return Library("cpu", tuple(flags), _processor())
 
 
-@cache
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return os.uname().machine
-    return next(
-        (line for line in lines if line.startswith(("flags", "Features"))), os.uname().machine
-    )
+    """The instructions that it has; on ARM Linux calls them features."""
+    return cpuinfo("flags") or cpuinfo("Features")
