@@ -71,7 +71,7 @@ def multiplied(device: torch.device, dtype: torch.dtype, fp32_precision: str) ->
 def barrier(device: torch.device) -> float:
     """Microseconds of a barrier of a block on each multiprocessor: what a time step costs at
     least."""
-    blocks, threads = launch.multiprocessors(device), 128
+    blocks, threads = launch.current().multiprocessors(device), 128
     kernel = launch.kernel(device, "ceilings.cu", "meet", grid=launch.Grid(blocks, threads, 0))
 
     def meet(times: int) -> None:

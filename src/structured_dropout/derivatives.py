@@ -44,7 +44,9 @@ def differentiable_twice(backward: Backward) -> Backward:
 
     @wraps(backward)
     def as_written(ctx: Any, *gradients: Any) -> Any:
-        device = next(g.device for g in gradients if g is not None)
+        device = next((g.device for g in gradients if g is not None), None)
+        if device is None:  # nothing comes back
+            return (None,) * len(ctx.needs_input_grad)
         with without_autocast(device):
             return _each(lambda *own: backward(ctx, *own), gradients)
 

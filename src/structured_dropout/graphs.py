@@ -36,9 +36,9 @@ class Graphed(Generic[Arguments, Result]):
 
     Args:
         step: takes and returns tensors on the GPU, also in tuples and lists, and None. It must not
-            wait for the device. All else that it reads is what it was at the capture: a learning
-            rate, too, and whether a module is in training. Optimizers with a state need
-            ``capturable=True``.
+            wait for the device. All else that it takes and reads is what it was at the capture:
+            numbers and texts, a learning rate, whether a module is in training. Optimizers with a
+            state need ``capturable=True``.
 
     Raises:
         TypeError: an argument that a graph cannot read.
@@ -64,8 +64,9 @@ class Graphed(Generic[Arguments, Result]):
 
     def _call(self, leaves: list[Any], structure: Any) -> Result:
         if self._calls < _WARM_UP:
+            result = self._warm_up(*tree_unflatten(leaves, structure))
             self._calls += 1
-            return self._warm_up(*tree_unflatten(leaves, structure))
+            return result
         self._masks.redraw()
         if self._graph is None:
             self._inputs = _copies(leaves)
@@ -76,16 +77,18 @@ class Graphed(Generic[Arguments, Result]):
                     there.copy_(here.detach())
         assert self._graph is not None
         self._graph.replay()
-        result: Result = _copies(self._result)
-        return result
+        returned: Result = _copies(self._result)
+        return returned
 
     def _compare(self, arguments: Any) -> None:
         if arguments == self._arguments:
             return
         if self._graph is not None:
+            same = arguments[1] == self._arguments[1]
             raise ValueError(
                 f"the graph was captured with arguments {self._arguments[1]}, these are "
-                f"{arguments[1]}"
+                f"{arguments[1]}{', passed by other names' if same else ''}: make another Graphed "
+                "for them, or leave them out (drop_last=True of a DataLoader)"
             )
         self._arguments, self._calls = arguments, 0
 
@@ -180,7 +183,9 @@ def _kind(leaf: Any) -> Any:
     if leaf is None or isinstance(leaf, bool | int | float | str):
         return leaf
     what = f"a tensor on {leaf.device}" if isinstance(leaf, Tensor) else type(leaf).__name__
-    raise TypeError(f"a graph reads tensors on the GPU, and None, not {what}")
+    raise TypeError(
+        f"a graph reads tensors on the GPU, and keeps numbers, texts and None: not {what}"
+    )
 
 
 @cache

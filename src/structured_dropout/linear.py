@@ -34,7 +34,8 @@ class StructuredLinear(nn.Linear):
 
     Raises:
         TypeError: ``policy`` is not a DropoutPolicy.
-        ValueError, RuntimeError: the backend is unknown, or cannot run this policy here.
+        ValueError: ``output`` has a list of rates, or the backend is unknown.
+        RuntimeError: the backend cannot run this policy here.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class StructuredLinear(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         check_policy(policy)
+        if policy is not None and policy.output is not None:
+            policy.output.check_layers(1)
         self.policy = DropoutPolicy(output=policy.output if policy else None)
         self.backend = backend
         self.generator = generator

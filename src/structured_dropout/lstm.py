@@ -53,7 +53,7 @@ class StructuredLSTM(nn.LSTM):
     Raises:
         TypeError: ``policy`` is not a DropoutPolicy.
         ValueError: both ``policy`` and ``dropout`` are given, a rate list does not fit
-            ``num_layers``, or the backend is unknown.
+            ``num_layers``, ``proj_size`` is not 0, or the backend is unknown.
         RuntimeError: the backend cannot run this policy here.
     """
 

@@ -190,15 +190,26 @@ def check_fit(name: str, mask: Mask | None, packing: Packing, units: int) -> Non
     trust.
 
     Raises:
+        TypeError: it is no mask.
         ValueError: other draws, units or (random masks) batch than the sequence needs, or indices
             that contradict themselves.
     """
     if mask is None:
         return
+    if not isinstance(mask, Mask):
+        raise TypeError(
+            f"the {name} mask must be a UnitMask or an ElementMask, not {type(mask).__name__}"
+        )
+    if mask.steps_per_draw < 1:
+        raise ValueError(f"the {name} mask must serve steps, not {mask.steps_per_draw} a draw")
     draws = -(-packing.steps // mask.steps_per_draw)
     if isinstance(mask, UnitMask):
         found, needed = {"draws": mask.draws, "units": mask.units}, {"draws": draws, "units": units}
     else:
+        if mask.values.dim() != 3:
+            raise ValueError(
+                f"the {name} mask must be [draws, batch or 1, units], is {list(mask.values.shape)}"
+            )
         found = dict(zip(("draws", "rows", "units"), mask.values.shape, strict=True))
         rows = 1 if found["rows"] == 1 else packing.batch
         needed = {"draws": draws, "rows": rows, "units": units}

@@ -1,8 +1,8 @@
 """The clock for the three phases of training: FP, BP and WG (paper, section 3.2).
 
-Every backend runs its forward products under ``phase("fp")``, the gradients of its inputs under
-``phase("bp")`` and the gradients of its weights under ``phase("wg")``; ``measure()`` adds up what
-they take.
+Backends run their forward products under ``phase("fp")``, the gradients of inputs under
+``phase("bp")`` and those of weights under ``phase("wg")``; ``measure()`` adds up what they take.
+torch's own LSTM, and projections that are left to torch, are not seen.
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ class SiteDropout:
     def check_layers(self, layers: int) -> None:
         """Raise ValueError unless there is one rate for all layers or one for each."""
         if isinstance(self.p, tuple) and len(self.p) != layers:
-            raise ValueError(f"p has {len(self.p)} rates for {layers} layers: {list(self.p)}")
+            number = "1 layer" if layers == 1 else f"{layers} layers"
+            raise ValueError(f"p has {len(self.p)} rates for {number}: {list(self.p)}")
 
 
 @dataclass(frozen=True)

@@ -118,5 +118,5 @@ def test_layer(name, directions, monkeypatch):
         kind = tensor_cores.TensorCoreRecurrence if in_bfloat16 else recurrence.Recurrence
         device = torch.device(DEVICE.type, 0) if ON_A_GPU else DEVICE
         steps = kind(device, directions, hidden, packing.batch, drops=True)
-        if not ON_A_GPU or (directions == 1 and cuda_launch.shared_limit(device) >= LARGE):
+        if not ON_A_GPU or (directions == 1 and launcher.shared_limit(device) >= LARGE):
             assert takes_its_branch(name, packing.batch, hidden, steps.fp(), steps.bp())

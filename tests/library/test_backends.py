@@ -14,12 +14,15 @@ from structured_dropout import (
     DropoutPolicy,
     Packing,
     SiteDropout,
+    StructuredLinear,
     StructuredLSTM,
     UnitMask,
     backends,
 )
+from structured_dropout.backends.operators import arguments
 from structured_dropout.layer import LayerMasks, Weights
 from structured_dropout.masks import draw
+from structured_dropout.phases import measure
 
 
 def unit_mask(kept_by_draw: list[list[int]], total: int, steps_per_draw: int = 1) -> UnitMask:
@@ -191,6 +194,61 @@ def test_one_bias_may_be_frozen(name, trained):
     )
     (gradient,) = torch.autograd.grad(y.sum(), bias)
     assert (gradient != 0).all()
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "fused"])
+def test_frozen_weights_cost_no_products(name):
+    """fused is torch's, which has no phases."""
+    torch.manual_seed(0)
+    site = SiteDropout(Case.III, 0.5)
+    policy = DropoutPolicy(nr=site, rh=site, output=site)
+    lstm = StructuredLSTM(4, 6, policy=policy, backend=name).to(DEVICE)
+    linear = StructuredLinear(6, 5, policy=policy, backend=name).to(DEVICE)
+    x = torch.randn(3, 2, 4, device=DEVICE, requires_grad=True)
+    masks, mask = lstm.draw_masks(3, 2), linear.draw_mask(3, 2)
+    gradients = []
+    for trains in (True, False):
+        lstm.requires_grad_(trains)
+        linear.requires_grad_(trains)
+        with measure(DEVICE) as clock:
+            y = linear(lstm(x, masks=masks)[0], mask)
+            gradients.append(torch.autograd.grad(y.square().sum(), x)[0])
+        assert (clock.seconds["wg"] > 0) == trains
+    assert torch.equal(*gradients)
+
+
+class _Cut(torch.autograd.Function):
+    """Gives no gradient back."""
+
+    @staticmethod
+    def forward(ctx, y):
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, dy):
+        return None
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_loss_that_gives_no_gradient_back(name):
+    policy = DropoutPolicy(nr=SiteDropout(Case.III, 0.5))
+    lstm = StructuredLSTM(4, 6, policy=policy, backend=name).to(DEVICE)
+    y, _ = lstm(torch.randn(3, 2, 4, device=DEVICE))
+    _Cut.apply(y).sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in lstm.parameters())
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_inference_leaves_nothing_that_training_could_not_save(name):
+    """A site that drops nothing is packed once for all calls."""
+    arguments._nothing.cache_clear()
+    policy = DropoutPolicy(nr=SiteDropout(Case.III, 0.5))
+    lstm = StructuredLSTM(4, 6, policy=policy, backend=name).to(DEVICE)
+    x = torch.randn(3, 2, 4, device=DEVICE)
+    with torch.inference_mode():
+        lstm(x)
+    lstm(x)[0].sum().backward()
+    assert lstm.weight_hh_l0.grad.any()
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -109,7 +109,7 @@ def test_graph_trains_as_its_step(trained):
     ("argument", "what"), [(torch.zeros(2), "a tensor on cpu"), (object(), "object")]
 )
 def test_a_graph_refuses_what_it_would_not_read(argument, what):
-    with pytest.raises(TypeError, match=f"a graph reads tensors on the GPU, and None, not {what}"):
+    with pytest.raises(TypeError, match=f"and keeps numbers, texts and None: not {what}"):
         Graphed(lambda *arguments: arguments)(argument)
 
 

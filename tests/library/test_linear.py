@@ -39,6 +39,12 @@ def test_the_mask_of_another_sequence():
         module(torch.randn(6, 2, 8), module.draw_mask(3, 2))
 
 
+def test_a_projection_has_one_rate():
+    policy = DropoutPolicy(output=SiteDropout(Case.III, (0.2, 0.5)))
+    with pytest.raises(ValueError, match=r"p has 2 rates for 1 layer: \[0.2, 0.5\]"):
+        linear(policy)
+
+
 def test_it_drops_what_the_policy_says():
     ours, x = linear(), torch.randn(3, 2, 8)
     mask = ours.draw_mask(3, 2)

@@ -132,11 +132,18 @@ OFFSETS = torch.tensor([0, 2, 2, 5])
             ElementMask(torch.ones(1, 2, 5), 1),
             "1 draws of 2 rows of 5 units, .* every 1 need 3 draws",
         ),
+        (ElementMask(torch.ones(2, 5), 1), r"must be \[draws, batch or 1, units\], is \[2, 5\]"),
+        (UnitMask(INDICES, OFFSETS, 0, 5, 2.0), "must serve steps, not 0 a draw"),
     ],
 )
 def test_a_mask_that_does_not_fit(mask, message):
     with pytest.raises(ValueError, match=f"the nr mask .*{message}"):
         check_fit("nr", mask, Packing.padded(3, 2), 5)
+
+
+def test_what_is_no_mask():
+    with pytest.raises(TypeError, match="must be a UnitMask or an ElementMask, not Tensor"):
+        check_fit("nr", torch.ones(3, 2, 5), Packing.padded(3, 2), 5)
 
 
 def test_masks_follow_absolute_time_in_packed_sequences():

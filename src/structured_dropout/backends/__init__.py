@@ -90,5 +90,5 @@ def _auto(policy: DropoutPolicy, device: torch.device, dtype: torch.dtype, preci
         if reason is None:
             _log.info("backend auto: %s", name)
             return name
-        _log.info("backend auto: not %s: %s", name, reason)
+        _log.warning("backend auto: not %s: %s", name, reason)
     raise AssertionError("dense runs everywhere")

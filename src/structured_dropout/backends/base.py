@@ -170,11 +170,10 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             with phase("bp"):
                 dx = backend.bp(dy, weight.to(dy.dtype), mask, packing)
-        with phase("wg"):
-            if ctx.needs_input_grad[2]:
-                dweight = backend.wg(dy, x, mask, packing)
-            if ctx.needs_input_grad[3]:
-                dbias = dy.sum(dim=0)
+        if any(ctx.needs_input_grad[2:4]):
+            with phase("wg"):
+                dweight = backend.wg(dy, x, mask, packing) if ctx.needs_input_grad[2] else None
+                dbias = dy.sum(dim=0) if ctx.needs_input_grad[3] else None
         return None, dx, dweight, dbias, None, None
 
 
@@ -257,10 +256,12 @@ class _Direction(torch.autograd.Function):
             dgates = dgates.flatten(1)
             dy = dgates.to(x.dtype)
             dx = backend.bp(dy, w_ih, nr, packing) if ctx.needs_input_grad[1] else None
-        with phase("wg"):
-            dw_ih = backend.wg(dy, x, nr, packing)
-            dw_hh = backend.wg(dy, h_before.to(x.dtype), rh, packing)
-            db = dgates.sum(dim=0) if any(ctx.needs_input_grad[6:8]) else None
+        dw_ih = dw_hh = db = None
+        if any(ctx.needs_input_grad[4:8]):
+            with phase("wg"):
+                dw_ih = backend.wg(dy, x, nr, packing)
+                dw_hh = backend.wg(dy, h_before.to(x.dtype), rh, packing)
+                db = dgates.sum(dim=0) if any(ctx.needs_input_grad[6:8]) else None
         return None, dx, dh, dc, dw_ih, dw_hh, db, db, None, None, None, None
 
 

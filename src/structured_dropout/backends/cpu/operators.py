@@ -60,12 +60,13 @@ class _Linear(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *masks = ctx.saved_tensors
-        dx = None
+        dx = dweight = dbias = None
         if ctx.needs_input_grad[2]:
             with phase("bp"):
                 dx = load().linear_bp(dy, weight, ctx.sizes, masks)
-        with phase("wg"):
-            dweight, dbias = load().linear_wg(x, dy, ctx.sizes, masks)
+        if any(ctx.needs_input_grad[3:]):
+            with phase("wg"):
+                dweight, dbias = load().linear_wg(x, dy, ctx.sizes, masks)
         return None, None, dx, dweight, dbias if ctx.needs_input_grad[4] else None
 
 
@@ -100,6 +101,8 @@ class _Layer(torch.autograd.Function):
             dgates, dx, dh_0, dc_0 = load().lstm_bp(
                 x, dy, dh_n, dc_n, weights, recurrent, gates, cells, ctx.sizes, masks
             )
+        if not any(ctx.needs_input_grad[5:]):
+            return None, None, dx, dh_0, dc_0, *[None] * len(weights)
         with phase("wg"):
             gradients = load().lstm_wg(x, h_0, y, dgates, ctx.sizes, masks)
         has_bias = len(weights) == 4 * len(h_0)

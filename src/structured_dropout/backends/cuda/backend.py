@@ -87,7 +87,7 @@ class CudaBackend(OperatorBackend):
     ) -> LayerOutput:
         x, to_skip = skippable(x, masks, packing)
         dtype, device = x.dtype, x.device
-        if not launch.multiplies_bfloat16(device):
+        if not launch.current().multiplies_bfloat16(device):
             x = _widened(x)
         sizes = len(weights), h_0.shape[2]
         with phase("fp"):

@@ -41,7 +41,7 @@ class Grid(NamedTuple):
 
 
 class Launcher(Hashable, Protocol):
-    """What runs kernels; the functions of this module pass their arguments on to one."""
+    """What compiles and runs kernels, and knows the devices."""
 
     address: int  # of a C function that queues them (Launcher in kernels/cuda/launch.h)
 
@@ -62,9 +62,11 @@ class Launcher(Hashable, Protocol):
 
     def multiprocessors(self, device: torch.device) -> int: ...
 
-    def shared_limit(self, device: torch.device) -> int: ...
+    def shared_limit(self, device: torch.device) -> int:
+        """Bytes of shared memory that one block can have there."""
 
-    def multiplies_bfloat16(self, device: torch.device) -> bool: ...
+    def multiplies_bfloat16(self, device: torch.device) -> bool:
+        """Whether the device has tensor cores that do."""
 
 
 def supports(device: torch.device) -> str | None:
@@ -127,21 +129,6 @@ def _kernel(
 def current() -> Launcher:
     """What runs kernels now: plans are made for it."""
     return _launcher
-
-
-def multiprocessors(device: torch.device) -> int:
-    """How many streaming multiprocessors the device has."""
-    return _launcher.multiprocessors(device)
-
-
-def shared_limit(device: torch.device) -> int:
-    """Bytes of shared memory that one block can have there."""
-    return _launcher.shared_limit(device)
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device has tensor cores that do."""
-    return _launcher.multiplies_bfloat16(device)
 
 
 def operand(dtype: torch.dtype) -> tuple[str, ...]:

@@ -66,12 +66,13 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, by_unit, bounds, *masks = ctx.saved_tensors
         rest = ctx.sizes, bounds, masks, ctx.plan, launch.queue(x.device)
-        dx = None
+        dx = dweight = dbias = None
         if ctx.needs_input_grad[2]:
             with phase("bp"):
                 dx = load().cuda_linear_bp(dy, by_unit, *rest)
-        with phase("wg"):
-            dweight, dbias = load().cuda_linear_wg(x, dy, *rest)
+        if any(ctx.needs_input_grad[3:]):
+            with phase("wg"):
+                dweight, dbias = load().cuda_linear_wg(x, dy, *rest)
         return None, None, dx, dweight, dbias if ctx.needs_input_grad[4] else None
 
 
@@ -89,7 +90,7 @@ class _Layer(torch.autograd.Function):
         queue = launch.queue(x.device)
         y, h_n, c_n, *left = load().cuda_lstm_fp(x, h_0, c_0, weights, *sequence, plan, queue)
         ctx.sizes, bounds, masks = sequence
-        ctx.plan, ctx.has_bias = plan, len(weights) == 4 * len(h_0)
+        ctx.plan, ctx.weights = plan, len(weights)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h_0, y, c_0, *left, bounds, *masks)
         return y, h_n, c_n
@@ -105,7 +106,10 @@ class _Layer(torch.autograd.Function):
             dgates, dx, dh_0, dc_0 = load().cuda_lstm_bp(
                 dy, dh_n, dc_n, c_0, gates, cells, w, u, *rest
             )
+        if not any(ctx.needs_input_grad[5:]):
+            return None, None, dx, dh_0, dc_0, *[None] * ctx.weights
         with phase("wg"):
             before = places_before(ctx.sizes, len(h_0), x.device)
             gradients = load().cuda_lstm_wg(x, h_0, y, dgates, before, *rest)
-        return None, None, dx, dh_0, dc_0, *flat_gradients(gradients, ctx.has_bias)
+        has_bias = ctx.weights == 4 * len(h_0)
+        return None, None, dx, dh_0, dc_0, *flat_gradients(gradients, has_bias)

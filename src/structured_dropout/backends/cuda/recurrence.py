@@ -89,7 +89,7 @@ class Recurrence:
         """More threads need more shared memory for their sums; they pay where weights come from the
         L2 cache, whose latency takes many loads in flight."""
         few, more = (self._ids + threads * tile * _QUAD for threads in (128, 256))
-        more_fit = more <= launch.shared_limit(self.device)
+        more_fit = more <= launch.current().shared_limit(self.device)
         if self._owned <= 128 and (self._resident(few) == self.hidden or not more_fit):
             return self._block(128, few)
         if self._owned > 256 or not more_fit:
@@ -102,7 +102,7 @@ class Recurrence:
         Raises:
             ValueError: not even one tile does.
         """
-        limit = launch.shared_limit(self.device)
+        limit = launch.current().shared_limit(self.device)
         for rows in range(min(self._padded(tile), _BP_ROWS // tile * tile), 0, -tile):
             if self._least(self._bp_work(tile, rows)) <= limit:
                 return rows
@@ -136,7 +136,7 @@ class Recurrence:
 
     def _resident(self, work: int) -> int:
         """The units whose weights fit into a block's shared memory beside ``work`` bytes."""
-        left = launch.shared_limit(self.device) - work
+        left = launch.current().shared_limit(self.device) - work
         return max(0, min(self.hidden, left // self._share(1)))
 
     def _share(self, units: int) -> int:
@@ -155,7 +155,7 @@ class Recurrence:
     def _owned(self) -> int:
         """Hidden units of a block: all blocks of a cooperative launch run at once, one a
         multiprocessor."""
-        blocks = max(1, launch.multiprocessors(self.device) // self.directions)
+        blocks = max(1, launch.current().multiprocessors(self.device) // self.directions)
         together = self._units_together
         return -(-self.hidden // (blocks * together)) * together
 

@@ -47,7 +47,7 @@ class TensorCoreRecurrence(Recurrence):
     def _planned(self, near: int, far: int) -> Block:
         """A block needs, beside U's share and a row of zeros, ``near`` bytes where all of U fits,
         else ``far`` and room for a chunk."""
-        limit, of_unit = launch.shared_limit(self.device), 8 * self._owned
+        limit, of_unit = launch.current().shared_limit(self.device), 8 * self._owned
         if (self.hidden + 1) * of_unit + near <= limit:
             return Block(_THREADS, self.hidden, (self.hidden + 1) * of_unit + near)
         far = self._least(far)

@@ -64,5 +64,6 @@ def _number(value: float, dtype: torch.dtype) -> Tensor:
 
 @cache
 def _nothing() -> list[Tensor]:
-    nobody = torch.empty(0, dtype=torch.int64, device="cpu")
-    return _tensors(UnitMask(nobody.int(), nobody, 1, 0, 1.0), on_device=False)
+    with torch.inference_mode(False):  # as in _number
+        nobody = torch.empty(0, dtype=torch.int64, device="cpu")
+        return _tensors(UnitMask(nobody.int(), nobody, 1, 0, 1.0), on_device=False)

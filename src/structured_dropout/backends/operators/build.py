@@ -119,7 +119,7 @@ def _build_and_load(library: Library, path: Path) -> None:
 
 def _build(library: Library, path: Path) -> None:
     """Load it, too."""
-    _log.info(
+    _log.warning(
         "building kernels/%s into %s: once a machine, about a minute", library.kind, path.parent
     )
     # Imported here since it takes a second, which a finished build need not wait for.
