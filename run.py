@@ -121,7 +121,8 @@ def prepare(cfg: DictConfig) -> Path:
         raise UsageError("run.dir names one folder, a sweep has many runs: leave it out under -m")
     if job.mode == RunMode.MULTIRUN and cfg.tracker.group is None:
         cfg.tracker.group = job.runtime.choices.get("experiment", cfg.task.name)
-    cfg.run.command = shlex.join(["python", "run.py", *job.overrides.task])
+    alone = [] if cfg.only is None else ["only=null"]  # by itself no sweep passes it over
+    cfg.run.command = shlex.join(["python", "run.py", *job.overrides.task, *alone])
     return Path(cfg.run.dir)
 
 

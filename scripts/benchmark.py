@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> None:
     dropouts = options.pop("dropout", "nr_st,nr_rh_st").split(",")
     backends = options.pop("backend", "auto").split(",")
     precisions = options.pop("precision", "fp32").split(",")
-    parts, tracker = options.pop("part", None), options.pop("tracker", "console")
+    parts = options.pop("part", None)
+    tracker = compose(f"tracker={options.pop('tracker', 'console')}").tracker
 
     rows = []
     for values in itertools.product(*(choices(value) for value in options.values())):
@@ -52,11 +53,10 @@ def main(arguments: list[str]) -> None:
         for part in parts.split(",") if parts else composed(overrides).task.parts:
             rows += race(overrides, dropouts, backends, precisions, int(rounds), part)
     benchmarks.show(rows)
-    folder = Path(output).parent if output else Path()
-    track(rows, compose(f"tracker={tracker}").tracker, folder)
     if output:
         benchmarks.write(Path(output), rows)
         print(f"written: {output}")
+    track(rows, tracker, Path(output).parent if output else Path())
 
 
 def choices(value: str) -> list[str]:

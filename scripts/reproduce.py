@@ -23,17 +23,16 @@ from typing import Any
 import checkout  # noqa: F401
 from hydra.utils import get_method
 
-from scripts.compose import compose
+from scripts.compose import ROOT, compose
+from scripts.report.comparison import read
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.composition import explained
 from structured_dropout.experiment.errors import UsageError
 from structured_dropout.experiment.identity import changed, data_hashes
 
-ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 0.02  # relative, where machine, versions or commit differ
-_OVERRIDE = re.compile(
-    r"[+~]*(?!hydra\b)[\w./@]+(=|$)"
-)  # no option, and nothing of hydra's, which can start programs
+# No option, and nothing of hydra's, which can start programs.
+_OVERRIDE = re.compile(r"[+~]*(?!hydra\b)[\w./@]+(=|$)")
 SAME = ("machine", "versions", "commit", "backend")
 
 
@@ -43,9 +42,7 @@ def main() -> None:
     )
     parser.add_argument("summary", type=Path)
     path = parser.parse_args().summary
-    if not path.exists():
-        sys.exit(f"error: {path} does not exist")
-    first = json.loads(path.read_text())
+    first = read(path)
     if not first["metrics"]:
         sys.exit(
             f"error: {path} is of a run that is {first['status']}: there are no metrics to compare"
@@ -66,13 +63,10 @@ def main() -> None:
 def hashes(command: str) -> dict[str, str]:
     """Those of the data that the command names, as far as they are here."""
     overrides = overrides_of(command)
-    try:
-        with explained(overrides, ROOT / "conf"), chdir(ROOT):  # where the command runs, too
-            cfg = compose(*overrides)
-            settings.check(cfg)
-            found: dict[str, str] = get_method(cfg.task.hashes)(cfg)
-    except UsageError as error:
-        sys.exit(f"error: {error}")
+    with explained(overrides, ROOT / "conf"), chdir(ROOT):  # where the command runs, too
+        cfg = compose(*overrides)
+        settings.check(cfg)
+        found: dict[str, str] = get_method(cfg.task.hashes)(cfg)
     return found
 
 
@@ -111,4 +105,7 @@ def compare(first: dict[str, float], second: dict[str, float], tolerance: float)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"error: {error}")

@@ -85,7 +85,7 @@ void cross_entropy_bp_(at::Tensor& logits, const at::Tensor& targets_, const at:
   check_logits(logits);
   const int64_t rows = logits.size(0), classes = logits.size(1);
   check_shape("targets", targets_, {rows});
-  check_shape("most", most_, {rows});
+  check_shape("largest", most_, {rows});
   check_shape("log_sum", log_sum_, {rows});
   check_shape("scale", scale_, {rows});
   const at::Tensor targets = targets_.contiguous(), most = most_.contiguous(),

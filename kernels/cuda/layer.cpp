@@ -107,7 +107,7 @@ struct Layer {
         plan(plan_numbers),
         queue(queue_numbers, state.device()),
         products(plan.products, queue),
-        masks(unpack_masks(sequence, packed, dropped(inputs))) {}
+        masks(unpack_masks(sequence, packed, site_sizes(inputs))) {}
 
   int64_t gates() const { return 4 * hidden; }  // of a direction
 
@@ -126,7 +126,7 @@ struct Layer {
     return state;
   }
 
-  std::vector<int64_t> dropped(int64_t inputs) const {
+  std::vector<int64_t> site_sizes(int64_t inputs) const {
     std::vector<int64_t> units(1 + directions, hidden);
     units[0] = inputs;
     return units;

@@ -12,9 +12,10 @@ namespace structured_dropout::cuda {
 
 // A sequence packed by time, as in torch's PackedSequence.
 struct Sequence {
-  at::IntArrayRef sizes;  // of the steps, in rows
-  at::Tensor
-      bounds;  // int64 [steps + 1] on the device: step t owns the rows bounds[t] to bounds[t + 1]
+  // Of the steps, in rows.
+  at::IntArrayRef sizes;
+  // int64 [steps + 1], on the device: step t owns the rows bounds[t] to bounds[t + 1].
+  at::Tensor bounds;
 
   int64_t steps() const { return int64_t(sizes.size()); }
   int64_t batch() const { return sizes.empty() ? 0 : sizes.front(); }
@@ -23,10 +24,11 @@ struct Sequence {
 };
 
 struct Mask {
-  at::Tensor indices;  // int32 [kept units of all draws], ascending within a draw
-  at::Tensor
-      offsets;  // int64 [draws + 1]: draw d keeps indices[offsets[d]] to indices[offsets[d + 1]]
-  at::Tensor rows;  // int64 [draws + 1]: draw d serves the rows rows[d] to rows[d + 1]
+  // int32 [kept units of all draws], ascending within a draw.
+  at::Tensor indices;
+  // int64 [draws + 1]: draw d keeps indices[offsets[d]] to indices[offsets[d + 1]], and serves the
+  // rows rows[d] to rows[d + 1].
+  at::Tensor offsets, rows;
   int64_t steps_per_draw;
   int64_t most_rows;  // of the draw that serves the most
   int64_t units;      // size of the dropped dimension

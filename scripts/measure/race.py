@@ -19,6 +19,7 @@ from rich.console import Console
 from scripts.compose import compose
 from scripts.measure.memory import peak_megabytes
 from structured_dropout.experiment import provenance, settings
+from structured_dropout.experiment.errors import UsageError
 from structured_dropout.phases import measure
 
 WARM_UP = 2  # rounds
@@ -62,8 +63,14 @@ def race(
 
     Returns:
         A row for each contender's phases, with the columns of the benchmark's file.
+
+    Raises:
+        UsageError: the task has no such part, or a contender cannot run here.
     """
     base = composed(overrides)
+    if part not in base.task.parts:
+        parts = ", ".join(base.task.parts)
+        raise UsageError(f"part={part}: what task={base.task.name} can time is {parts}")
     device = settings.device(base)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -34,13 +34,18 @@ def show(paths: list[Path], speedup: bool) -> None:
     """
     console = Console()
     console.width = max(console.width, 140)  # a log file can scroll, a cut number cannot be read
-    summaries = [_read(path) for path in paths]
+    summaries = [read(path) for path in paths]
     for task in dict.fromkeys(summary["task"] for summary in summaries):
         own = [summary for summary in summaries if summary["task"] == task]
         console.print(_table(own, speedup))
 
 
-def _read(path: Path) -> Summary:
+def read(path: Path) -> Summary:
+    """A run's summary.
+
+    Raises:
+        UsageError: it is not there, or damaged.
+    """
     try:
         summary: Summary = json.loads(path.read_text())
         for key in ("task", "dropout", "backend", "seed", "status", "metrics", "command"):

@@ -37,16 +37,16 @@ def forecast(config: DictConfig) -> str | None:
         for t in latest(on_one_machine(timings(ROOT / "results/benchmarks")))
         if t.trains
     }
-    found = jobs(config)
-    worth_a_look = [job for job in found if _pair(job, config) in {key[:2] for key in timed}]
+    only = config.get("only")
+    found = [job for job in jobs(config) if not only or pair(job, config) in only]
+    worth_a_look = [job for job in found if pair(job, config) in {f"{t}/{d}" for t, d, _ in timed}]
     if not worth_a_look:
         return None
     ran = groups(ROOT / "results/runs")
     known, unknown = [], len(found) - len(worth_a_look)
     for overrides in worth_a_look:
         cfg = compose(*overrides)
-        pair = f"{cfg.task.name}/{cfg.dropout.name}"
-        if (cfg.only is not None and pair not in cfg.only) or _is_done(cfg):
+        if _is_done(cfg):
             continue
         hours = _hours(cfg, overrides, timed, ran)
         if hours is None:
@@ -73,11 +73,11 @@ def jobs(config: DictConfig) -> list[list[str]]:
     return batch
 
 
-def _pair(overrides: list[str], config: DictConfig) -> tuple[str, str]:
-    """Task and dropout of a job, without composing it."""
+def pair(overrides: list[str], config: DictConfig) -> str:
+    """Task and dropout of a job, as ``only`` names them, without composing it."""
     chosen = dict(override.split("=", 1) for override in overrides if "=" in override)
     task, dropout = chosen.get("task", config.task.name), chosen.get("dropout", config.dropout.name)
-    return str(task), str(dropout)
+    return f"{task}/{dropout}"
 
 
 def _is_done(cfg: DictConfig) -> bool:

@@ -118,7 +118,7 @@ def _anchor(group: Group) -> str:
 
 
 def _file_anchor(path: Path) -> str:
-    return f"benchmark-{path.stem}"
+    return f"benchmark-{path.parent.name}-{path.stem}"
 
 
 def _group(group: Group) -> str:
@@ -155,8 +155,9 @@ def _benchmark(path: Path) -> str:
         for row in read(path)
     }
     made = "\n".join(sorted(facts))
+    name = escape(f"{path.parent.name}/{path.name}")
     return (
-        f'<details id="{_file_anchor(path)}"><summary>{escape(path.name)}</summary>'
+        f'<details id="{_file_anchor(path)}"><summary>{name}</summary>'
         f"<pre>{escape(made)}\n\n{escape(path.read_text())}</pre></details>"
     )
 

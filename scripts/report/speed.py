@@ -11,6 +11,7 @@ from scripts.report.benchmarks import PHASES, Timing
 from scripts.report.markdown import commands as listing
 from scripts.report.markdown import grid
 from scripts.report.tables import ABSENT, Table, number, policy_order
+from structured_dropout.experiment.errors import UsageError
 
 SWEPT = {
     "task.rates.nr": "dropout rate",
@@ -35,11 +36,17 @@ def by_task(timings: list[Timing], tables: list[Table], root: Path) -> Iterator[
     order = list(dict.fromkeys(row.task for row in rows))
     paper = {(row.task, row.dropout): row.paper.get("iteration") for row in rows}
     shown = latest(timings)
+    if unknown := {timing.task for timing in shown} - set(order):
+        raise UsageError(
+            f"{', '.join(sorted(unknown))} was timed and is in no table: name it in also: of a "
+            "table of scripts/report/paper.yaml"
+        )
     shown.sort(
         key=lambda t: (
             t.machine,
             order.index(t.task),
             t.precision != "fp32",
+            t.precision,
             t.skips,
             policy_order(t.dropout),
         )

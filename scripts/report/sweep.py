@@ -15,7 +15,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from scripts.report.comparison import show
-from scripts.report.forecast import forecast
+from scripts.report.forecast import forecast, jobs, pair
 
 
 class Outcome(NamedTuple):
@@ -44,6 +44,7 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         _check_direction(config)
+        _check_only(config)
         folder = Path(config.hydra.sweep.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         self._outcomes = folder / f"outcomes-{os.getpid()}.jsonl"
@@ -88,6 +89,16 @@ class SweepReport(Callback):
         for outcome in failed:
             print(f"{' '.join(outcome.overrides)}: {outcome.error}", file=sys.stderr)
         return len(failed)
+
+
+def _check_only(config: DictConfig) -> None:
+    """That ``only`` leaves some of the runs."""
+    only, pairs = config.get("only"), {pair(job, config) for job in jobs(config)}
+    if only and pairs and pairs.isdisjoint(only):
+        sys.exit(
+            f"error: only={list(only)} names none of this sweep's runs: they are "
+            f"{', '.join(sorted(pairs))}"
+        )
 
 
 def _check_direction(config: DictConfig) -> None:

@@ -14,11 +14,9 @@ from tasks.ner.model import Tagger
 from tasks.ner.train import dropout, step
 from tasks.ner.vocabulary import UNK, Vocabulary
 
-_WORDS, _SIZE, _LENGTH = (
-    21_481,
-    50,
-    15,
-)  # of training that have a vector, of that vector, of a sentence
+_WORDS = 21_481  # of training that have a vector
+_SIZE = 50  # of that vector
+_LENGTH = 15  # words of a sentence
 
 
 def iteration(cfg: DictConfig) -> Callable[[], object]:

@@ -65,9 +65,8 @@ class CharCNN(nn.Module):
 
     def _convolve(self, x: Tensor) -> Tensor:
         """[windows, size * filters]"""
-        y = torch.bmm(
-            x.unfold(0, self.width, 1).transpose(0, 1), self.weight
-        )  # [size, windows, filters]
+        y = torch.bmm(x.unfold(0, self.width, 1).transpose(0, 1), self.weight)
+        # [size, windows, filters]
         return y.transpose(0, 1).flatten(1)
 
 
@@ -117,9 +116,8 @@ class _MaxOverWindows(torch.autograd.Function):
     def backward(ctx: Any, dhighest: Tensor) -> tuple[Tensor, None]:
         y, word, highest = ctx.saved_tensors
         row = torch.arange(len(y), device=y.device).unsqueeze(1)
-        reached = row.where(
-            ~(y < highest.index_select(0, word)), len(y)
-        )  # in a word of NaN by all rows
+        # In a word of NaN it is reached by all rows.
+        reached = row.where(~(y < highest.index_select(0, word)), len(y))
         first = torch.full_like(highest, len(y), dtype=torch.int64)
         first.scatter_reduce_(0, word.unsqueeze(1).expand_as(y), reached, "amin")
         return torch.zeros_like(y).scatter_(0, first, dhighest), None

@@ -32,9 +32,8 @@ def iteration(cfg: DictConfig, part: str = "model") -> Callable[[], object]:
         cuda_graphs=settings.cuda_graph(cfg),
     ).to(device)
     src = torch.randint(4, shape.src_vocabulary, (shape.src_words, batch, 1), device=device)
-    tgt = torch.randint(
-        4, shape.tgt_vocabulary, (shape.tgt_words + 2, batch, 1), device=device
-    )  # <s> and </s> too
+    with_ends = shape.tgt_words + 2  # <s> and </s>
+    tgt = torch.randint(4, shape.tgt_vocabulary, (with_ends, batch, 1), device=device)
     lengths = torch.full((batch,), shape.src_words)
     padding = vocabulary.padding("tgt")
     if part == "model":

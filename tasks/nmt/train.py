@@ -71,9 +71,8 @@ def train(cfg: DictConfig) -> None:
         with run.autocast:
             translations = translate(model, vocabulary, test.src, cfg.translate.beam, cfg.translate)
         test_bleu = bleu(translations, test.tgt)
-        run.finish(
-            notes={"bleu": signature()}, test_bleu=test_bleu
-        )  # the signature is known once there is a score
+        # The signature is known once there is a score.
+        run.finish(notes={"bleu": signature()}, test_bleu=test_bleu)
 
 
 def build_optimizer(model: nn.Module, train: DictConfig) -> Optimizer:
@@ -103,9 +102,8 @@ def step(
     with autocast:
         logits = model(src, lengths, tgt)
     loss = negative_log_likelihood(logits, tgt, padding)
-    optimizer.backward(
-        loss / tgt.shape[1]
-    )  # summed over time, averaged over the sentences: as OpenNMT normalizes
+    # Summed over time, averaged over the sentences: as OpenNMT normalizes.
+    optimizer.backward(loss / tgt.shape[1])
     optimizer.step()
     return loss.detach()
 

@@ -57,9 +57,8 @@ class AWDLanguageModel(nn.Module):
             self.projection.weight = self.embedding.weight
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         nn.init.uniform_(self.projection.weight, -0.1, 0.1)
-        nn.init.zeros_(
-            self.projection.bias
-        )  # the LSTM's parameters stay uniform in 1 / sqrt(width), torch's choice
+        nn.init.zeros_(self.projection.bias)
+        # The LSTM's parameters stay uniform in 1 / sqrt(width), torch's choice.
 
     def forward(
         self, tokens: Tensor, state: State | None = None, return_h: bool = False

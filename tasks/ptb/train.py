@@ -84,9 +84,8 @@ def step(
         logits, (h, c) = model(tokens, state)
     loss = cross_entropy_(logits.flatten(0, 1), targets.flatten())
     optimizer.zero_grad()
-    (
-        loss / tokens.shape[1]
-    ).backward()  # summed over time, averaged over the batch: the learning rate is made for that
+    # Summed over time, averaged over the batch: the learning rate is made for that.
+    (loss / tokens.shape[1]).backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss.detach() / targets.numel(), (h.detach(), c.detach())

@@ -190,6 +190,11 @@ def test_what_hydra_cannot_compose_is_one_line(compose, overrides, message):
         (["-m", "run.dir=/tmp/x"], "error: run.dir names one folder"),
         (["+experiment=table1"], "error: only= chooses among the runs of a sweep: add -m"),
         (
+            ["-m", "+experiment=table1", "only=[ptb_medium/nr_rs_st]"],
+            "error: only=['ptb_medium/nr_rs_st'] names none of this sweep's runs",
+        ),
+        (["tracker=wandb", "tracker.mode=ofline"], "error: tracker.mode must be one of online, "),
+        (
             ["task=nmt_multi30k", "mode=translate", "translate.beam=0"],
             "error: translate.beam must be positive",
         ),

@@ -107,9 +107,12 @@ def test_dropout_that_is_drawn_for_own_rows_only_is_refused(
 def test_one_process_takes_the_gpu_that_it_is_told_else_the_first(compose, monkeypatch):
     """By number, which torch.cuda.set_device asks for."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert settings.device(compose()) == torch.device("cuda", 0)
     assert settings.device(compose("device=cuda")) == torch.device("cuda", 0)
     assert settings.device(compose("device=cuda:1")) == torch.device("cuda", 1)
+    with pytest.raises(UsageError, match="device=cuda:2: there are 2 GPUs here, numbered from 0"):
+        settings.device(compose("device=cuda:2"))
 
 
 def test_each_process_has_a_gpu_of_its_own(compose, monkeypatch):

@@ -2,6 +2,7 @@
 run end to end."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,7 +51,9 @@ def test_an_unforeseen_error_does_not_end_the_others(sweep):
     assert "task.recipe=tasks.no.recipe: error: " in result.stderr
 
 
-def test_table1_runs_the_papers_rows_once_and_makes_the_tables(sweep_in, tiny_text, tmp_path):
+def test_table1_runs_the_papers_rows_once_and_makes_the_tables(
+    forks, sweep_in, tiny_text, tmp_path
+):
     tiny = [*tiny_text, "train.epochs=1", "train.batch=20", "train.lr=1"]
     first = sweep_in(tmp_path, "+experiment=table1", *tiny)
     assert first.returncode == 0, first.stderr
@@ -62,6 +65,9 @@ def test_table1_runs_the_papers_rows_once_and_makes_the_tables(sweep_in, tiny_te
     assert (tmp_path / "results/table1.md").exists()
     second = sweep_in(tmp_path, "+experiment=table1", *tiny)
     assert second.stdout.count("already done") == 10
+    command = json.loads(next(tmp_path.rglob("summary.json")).read_text())["command"]
+    alone = forks.run("run.py", *shlex.split(command)[2:], cwd=tmp_path)
+    assert "already done" in alone.stdout, alone.stderr
 
 
 @pytest.mark.parametrize("preset", ["figure3", "quickstart"])

@@ -9,6 +9,7 @@ from scripts.measure import race as module
 from scripts.measure.memory import peak_megabytes
 from scripts.measure.race import Contender, paired_speedup, race, spread, take_turns
 from scripts.report.benchmarks import COLUMNS, PHASES, file_timings, write
+from structured_dropout.experiment.errors import UsageError
 from structured_dropout.phases import phase
 
 MS = {  # of an iteration; a phase takes a quarter
@@ -112,6 +113,11 @@ def test_a_race_of_a_small_model(monkeypatch):
     baselines = [("nr_random", backend) for backend in ("dense", "fused", "nn.LSTM")]
     assert set(whole) == {*baselines, ("nr_st", "dense")}
     assert whole["nr_random", "nn.LSTM"]["median_ms"] > 0
+
+
+def test_a_part_that_the_task_has_not():
+    with pytest.raises(UsageError, match="part=encoder: what task=ptb_small can time is model"):
+        race(["task=ptb_small"], ["nr_st"], ["dense"], ["fp32"], rounds=1, part="encoder")
 
 
 def test_a_written_race_is_read_again(rows, tmp_path):

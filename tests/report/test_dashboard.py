@@ -56,6 +56,12 @@ def test_the_page_needs_nothing_outside_it(text):
     assert not re.findall(r"@import|url\(|fetch\(", text)
 
 
+def test_no_two_places_have_one_name(text):
+    """A number would link to the first of them."""
+    names = re.findall(r'id="([^"]+)"', text)
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_works_in_a_browser(text, material, tmp_path, width):
     chromium = shutil.which("chromium")

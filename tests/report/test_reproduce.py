@@ -44,6 +44,11 @@ def test_a_number_that_differs_is_told(summary, tmp_path, monkeypatch, factor, e
         reproduce.main()
 
 
+def test_what_is_no_summary(forks, summary):
+    result = forks.run("scripts/reproduce.py", summary.parent)
+    assert result.stderr.startswith(f"error: {summary.parent} is damaged (IsADirectoryError")
+
+
 def test_report_env_says_what_ran_where(forks):
     result = forks.run("scripts/report_env.py")
     assert result.returncode == 0, result.stderr

@@ -130,6 +130,15 @@ def test_jobs_are_those_that_hydra_would_run(compose):
     ]
 
 
+def test_runs_that_a_sweep_passes_over_are_not_counted(compose, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = sweep(compose, ["task=ptb_large", "dropout=nr_st,zoneout,awd", "seed=1,2"])
+    config.only = ["ptb_large/nr_st", "ptb_large/zoneout"]
+    told = forecast(config)
+    assert told.startswith("2 runs to do: about ")
+    assert told.endswith("; 2 more were never timed")
+
+
 def test_hours_are_told_where_they_are_known_and_many(compose, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     told = forecast(sweep(compose, ["task=ptb_large", "dropout=nr_st,zoneout", "seed=1,2"]))

@@ -48,6 +48,10 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever damaged bytes bring
         reason, *_ = str(error).splitlines() or [""]
         raise Damaged(f"{path} is damaged ({type(error).__name__}: {reason})") from error
+    if not isinstance(state, dict):
+        raise UsageError(
+            f"{path} is no checkpoint of a run here: it holds a {type(state).__name__}"
+        )
     return state
 
 

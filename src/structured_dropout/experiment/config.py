@@ -70,7 +70,7 @@ class Tracker:
     project: str | None = None
     entity: str | None = None
     group: str | None = None
-    mode: str | None = None
+    mode: str | None = one_of("online", "offline", "disabled", default=None)
 
 
 @dataclass

@@ -14,16 +14,14 @@ from structured_dropout.cpuinfo import cpuinfo
 from structured_dropout.experiment import ranks
 
 _PACKAGES = (
-    *(
-        "torch",
-        "numpy",
-        "hydra-core",
-        "omegaconf",
-        "OpenNMT-py",
-        "pytorch-crf",
-        "seqeval",
-        "sacrebleu",
-    ),
+    "torch",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+    "OpenNMT-py",
+    "pytorch-crf",
+    "seqeval",
+    "sacrebleu",
     "cupy-cuda13x",
 )
 

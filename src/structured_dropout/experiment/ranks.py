@@ -36,15 +36,19 @@ def own(device: torch.device) -> torch.device:
     """The device of this process among those of its kind.
 
     Raises:
-        UsageError: there are fewer GPUs than processes, or all were given the same one.
+        UsageError: there is no such GPU, there are fewer than processes, or all were given the same
+            one.
     """
     if device.type == "cpu":
         return device
+    gpus = torch.cuda.device_count()
     if size() == 1:
+        if (device.index or 0) >= gpus:
+            raise UsageError(f"device={device}: there are {gpus} GPUs here, numbered from 0")
         return torch.device("cuda", device.index or 0)
     if device.index is not None:
         raise UsageError(f"device={device} is one GPU for {size()} processes: device=cuda")
-    local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    local = int(os.environ["LOCAL_RANK"])
     if local >= gpus:
         raise UsageError(f"each process needs a GPU of its own: torchrun --nproc-per-node={gpus}")
     return torch.device("cuda", local)

@@ -118,16 +118,14 @@ class Run:
         self._epoch_length = 0
         self._progress: Progress | None = None
         self._signal: signal.Signals | None = None
-        self._evaluates = (
-            False  # then a signal need not wait: the last checkpoint is from right before
-        )
+        # While it is, a signal need not wait: the last checkpoint is from right before.
+        self._is_evaluating = False
 
     def __enter__(self) -> Self:
         cfg = self.cfg
         ranks.from_first(self._open)
-        self._commit = (
-            provenance.commit()
-        )  # of the code that was loaded, whatever is checked out by the end
+        # Of the code that was loaded, whatever is checked out by the end.
+        self._commit = provenance.commit()
         settings.set_threads(cfg)
         random.seed(cfg.seed)
         torch.manual_seed(cfg.seed)
@@ -207,7 +205,9 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """The epochs to go, counted from 1."""
-        while self._at.epoch < self.cfg.train.epochs and not (self._truncated and self._evaluated):
+        while self._at.epoch < self.cfg.train.epochs and not (
+            self._truncated and self._epoch_is_recorded
+        ):
             yield self._at.epoch + 1
         self._begin_evaluation()
 
@@ -241,7 +241,7 @@ class Run:
 
     def end_epoch(self, **metrics: float) -> None:
         """Write the epoch's metrics and its checkpoint."""
-        self._evaluates = False
+        self._is_evaluating = False
         self._look_at_loss()
         self._look_at(metrics)
         row = {
@@ -275,7 +275,7 @@ class Run:
     def finish(self, notes: Mapping[str, str] | None = None, **metrics: float) -> None:
         """Write the summary of a training that came to its planned end; ``notes`` say how a metric
         was computed."""
-        self._evaluates = False
+        self._is_evaluating = False
         self._look_at(metrics)
         last = {
             name: x
@@ -345,7 +345,7 @@ class Run:
         return limit is not None and self._at.iterations >= limit
 
     @property
-    def _evaluated(self) -> bool:
+    def _epoch_is_recorded(self) -> bool:
         """False where a run was stopped between its last iteration and the metrics of its epoch."""
         return bool(self._history) and self._history[-1]["iterations"] == self._at.iterations
 
@@ -371,7 +371,7 @@ class Run:
             self._save()
 
     def _begin_evaluation(self) -> None:
-        self._evaluates = True
+        self._is_evaluating = True
         if self._signal is not None:
             self._stop(self._signal)
 
@@ -458,7 +458,7 @@ class Run:
         if self._signal is not None:  # asked twice: at once, from the last checkpoint
             raise KeyboardInterrupt
         self._signal = signal.Signals(number)
-        if self._evaluates:
+        if self._is_evaluating:
             self._stop(self._signal)
         _log.info("%s: finishing this iteration, then writing a checkpoint", self._signal.name)
 

@@ -36,9 +36,10 @@ def rate() -> Any:
     return _checked(lambda value: 0 <= value < 1, "must be in [0, 1)")
 
 
-def one_of(*choices: str) -> Any:
+def one_of(*choices: str, default: str | None = MISSING) -> Any:
     """A field whose value is one of these."""
-    return _checked(lambda value: value in choices, f"must be one of {', '.join(choices)}")
+    words = f"must be one of {', '.join(choices)}"
+    return _checked(lambda value: value in choices, words, default)
 
 
 def check(cfg: DictConfig) -> None:
@@ -85,8 +86,8 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
     return f": did you mean {close[0]}?" if close else ""
 
 
-def _checked(holds: Callable[[Any], bool], words: str) -> Any:
-    return field(default=MISSING, metadata={"holds": holds, "words": words})
+def _checked(holds: Callable[[Any], bool], words: str, default: Any = MISSING) -> Any:
+    return field(default=default, metadata={"holds": holds, "words": words})
 
 
 def _typed(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[type, DictConfig, str]]:
