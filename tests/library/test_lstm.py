@@ -142,7 +142,7 @@ def test_a_dropout_of_one_drops_everything_between_layers():
         (
             {"policy": DropoutPolicy(nr=SiteDropout("III", [0.1, 0.2]))},
             ValueError,
-            "2 rates for 1 layers",
+            "2 rates for 1 layer",
         ),
     ],
 )
