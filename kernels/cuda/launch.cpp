@@ -5,6 +5,8 @@
 #include <mutex>
 #include <sstream>
 
+#include "dtype.h"
+
 namespace structured_dropout::cuda {
 
 namespace {
@@ -60,8 +62,8 @@ void Arguments::add(const at::Tensor& tensor) {
   if (!fits) {
     if (!tensor.defined()) refuse("null");
     std::ostringstream given;
-    given << "a " << tensor.scalar_type() << " tensor on " << tensor.device() << " of strides "
-          << tensor.strides();
+    given << "a torch." << dtype_name(tensor.scalar_type()) << " tensor on " << tensor.device()
+          << " of strides " << tensor.strides();
     refuse(given.str());
   }
   const int64_t bytes = tensor.defined() ? int64_t(tensor.nbytes()) : 0;
@@ -85,7 +87,7 @@ void Arguments::refuse(const std::string& given) const {
   const Parameter& parameter = next();
   std::ostringstream wanted;
   if (const auto type = type_of(parameter.kind)) {
-    wanted << "a contiguous " << *type << " tensor on " << device_;
+    wanted << "a contiguous torch." << dtype_name(*type) << " tensor on " << device_;
   } else {
     wanted << (parameter.kind == 'I' ? "a 32-bit int" : "a float");
   }

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
+
+#include "dtype.h"
 
 namespace structured_dropout::cuda {
 
@@ -38,16 +41,23 @@ std::vector<std::optional<Mask>> unpack_masks(const Sequence& sequence, at::Tens
 
 void check(const char* name, const at::Tensor& tensor, const at::Tensor& like,
            std::initializer_list<int64_t> shape, std::initializer_list<at::ScalarType> types) {
-  TORCH_CHECK_VALUE(std::find(types.begin(), types.end(), tensor.scalar_type()) != types.end(),
-                    name, " is ", tensor.scalar_type(), ": the CUDA kernels take ",
-                    at::ArrayRef<at::ScalarType>(types), ", convert the model");
+  if (std::find(types.begin(), types.end(), tensor.scalar_type()) == types.end()) {
+    std::string taken;
+    for (const at::ScalarType type : types)
+      taken += (taken.empty() ? "" : " or ") + dtype_name(type);
+    TORCH_CHECK_VALUE(false, name, " is torch.", dtype_name(tensor.scalar_type()),
+                      ": the CUDA kernels take ", taken, ", convert the model");
+  }
   TORCH_CHECK_VALUE(tensor.device() == like.device(), name, " is on ", tensor.device(),
                     ", another argument on ", like.device(), ": move them to one device");
   const bool fits = tensor.dim() == int64_t(shape.size()) &&
                     std::equal(shape.begin(), shape.end(), tensor.sizes().begin(),
                                [](int64_t wanted, int64_t n) { return wanted < 0 || wanted == n; });
-  TORCH_CHECK_VALUE(fits, name, " must have shape ", at::IntArrayRef(shape), " (-1: any), has ",
-                    tensor.sizes());
+  if (fits) return;
+  std::string wanted;
+  for (const int64_t n : shape)
+    wanted += (wanted.empty() ? "" : ", ") + (n < 0 ? "None" : std::to_string(n));
+  TORCH_CHECK_VALUE(false, name, " must have shape [", wanted, "], has ", tensor.sizes());
 }
 
 }  // namespace structured_dropout::cuda

@@ -39,7 +39,8 @@ def forecast(config: DictConfig) -> str | None:
     }
     only = config.get("only")
     found = [job for job in jobs(config) if not only or pair(job, config) in only]
-    worth_a_look = [job for job in found if pair(job, config) in {f"{t}/{d}" for t, d, _ in timed}]
+    pairs = {f"{task}/{dropout}" for task, dropout, _ in timed}
+    worth_a_look = [job for job in found if pair(job, config) in pairs]
     if not worth_a_look:
         return None
     ran = groups(ROOT / "results/runs")

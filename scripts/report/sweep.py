@@ -93,8 +93,9 @@ class SweepReport(Callback):
 
 def _check_only(config: DictConfig) -> None:
     """That ``only`` leaves some of the runs."""
-    only, pairs = config.get("only"), {pair(job, config) for job in jobs(config)}
-    if only and pairs and pairs.isdisjoint(only):
+    only = config.get("only")
+    pairs = {pair(job, config) for job in jobs(config)} if only else set()
+    if pairs and pairs.isdisjoint(only):
         sys.exit(
             f"error: only={list(only)} names none of this sweep's runs: they are "
             f"{', '.join(sorted(pairs))}"

@@ -263,7 +263,11 @@ def test_under_autocast_nothing_inside_an_operator_is_cast(sites, training):
 @pytest.mark.parametrize(
     ("tensors", "numbers", "message"),
     [
-        ({0: torch.ones(2, 3).bfloat16()}, {}, "weight must be a contiguous Float tensor on cpu"),
+        (
+            {0: torch.ones(2, 3).bfloat16()},
+            {},
+            "weight must be a contiguous torch.float32 tensor on cpu",
+        ),
         ({0: torch.ones(3, 2).t()}, {}, r"weight must be .* of strides \[1, 2\]"),
         ({1: torch.ones(3, 4, device="meta")}, {}, "rows must be .* on cpu, it is .* on meta"),
         ({}, {0: 2.0}, "outputs must be a 32-bit int, it is 2.0"),

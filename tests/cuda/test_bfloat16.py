@@ -156,16 +156,20 @@ def test_products_over_a_sequence_are_summed_in_float32():
     state = torch.zeros(1, 30, hidden)
     own_plan = plan.of_layer(mask, None, (1, hidden), packing, CPU, torch.bfloat16)
     rest = *pack([mask, None], packing, CPU), own_plan, cuda_launch.queue(CPU)
-    y, _, _, gates, *_ = ops.cuda_lstm_fp(x, state, state, [w_ih.float(), w_hh], *rest)
+    y, _, _, gates, *left = ops.cuda_lstm_fp(x, state, state, [w_ih.float(), w_hh], *rest)
+    dy = torch.randn_like(y)
+    own_dgates, dx, _, _ = ops.cuda_lstm_bp(dy, None, None, state, gates, *left, *rest)
     before = places_before(packing.sizes, 1, CPU)
     (dw_ih,), _, _ = ops.cuda_lstm_wg(x, state, y, dgates, before, *rest)
 
     i, f, g, o = gates.double().squeeze(1).unbind(-1)
     kept = [reference.factor(mask, t, n, x.double()) for t, n in enumerate(packing.sizes)]
-    x = x.double() * torch.cat([k.expand(n, 61) for k, n in zip(kept, packing.sizes, strict=True)])
+    kept = torch.cat([k.expand(n, 61) for k, n in zip(kept, packing.sizes, strict=True)])
+    x = x.double() * kept
     by_gate = dgates.double().squeeze(1).mT.flatten(1)
     for actual, expected in (
         (torch.cat((i.logit(), f.logit(), g.atanh(), o.logit()), dim=1), x @ w_ih.double().t()),
+        (dx, own_dgates.double().squeeze(1).mT.flatten(1) @ w_ih.double() * kept),
         (dw_ih, by_gate.t() @ x),
     ):
         error = (actual - expected).square().mean().sqrt() / expected.square().mean().sqrt()

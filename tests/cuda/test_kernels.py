@@ -296,12 +296,12 @@ def test_gradients_at_an_odd_address():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": torch.randn(6, 4)}, r"weight must have shape \[-1, 4\] \(-1: any\), has \[9, 5\]"),
+        ({"x": torch.randn(6, 4)}, r"weight must have shape \[None, 4\], has \[9, 5\]"),
         (
             {"weight": torch.randn(9, 5).double()},
-            r"weight is Double: the CUDA kernels take \[Float\]",
+            "weight is torch.float64: the CUDA kernels take float32",
         ),
-        ({"bias": torch.randn(8)}, r"bias must have shape \[9\] .*, has \[8\]"),
+        ({"bias": torch.randn(8)}, r"bias must have shape \[9\], has \[8\]"),
         (
             {"weight": torch.empty(9, 5, device="meta")},
             "weight is on meta, another argument on cpu: move them to one device",

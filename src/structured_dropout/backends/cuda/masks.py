@@ -37,16 +37,10 @@ def _bounds(packing: Packing, device: torch.device) -> Tensor:
 def places_before(sizes: tuple[int, ...], directions: int, device: torch.device) -> list[Tensor]:
     """For each direction the place of h_{t-1} of each row of a packed sequence (in the reverse
     direction of h_{t+1}): in y, or behind it in h_0. Empty where all steps have the same rows."""
-    packing = _packing_of(sizes)
+    packing = Packing(sizes)
     if packing.is_padded:
         return []
     return [kept(_places_before(packing, d == 1, device)) for d in range(directions)]
-
-
-@lru_cache(maxsize=64)
-def _packing_of(sizes: tuple[int, ...]) -> Packing:
-    """One object for equal sizes, which finds its bounds once."""
-    return Packing(sizes)
 
 
 @lru_cache(maxsize=64)
