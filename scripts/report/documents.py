@@ -145,6 +145,7 @@ PARTS: dict[str, Callable[[Material], str]] = {
     "speed-by-task": lambda m: _paragraphs(speed.by_task(m.timings, m.tables, m.root)),
     "speed-by-setting": lambda m: _paragraphs(speed.by_setting(m.timings, m.root)),
     "speed-of-kernels": lambda m: _paragraphs(kernels.speeds(m.root)),
+    "launch-cost": lambda m: _paragraphs(kernels.launch_cost(m.root)),
     "speed-by-part": lambda m: _paragraphs(speed.parts(m.timings, m.root)),
     "perplexity": _perplexity,
     "bleu": lambda m: _by_seed(m, 2, "test_bleu"),
