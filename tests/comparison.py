@@ -78,7 +78,8 @@ def agree(
         return [*outputs, *torch.autograd.grad(outputs, given, projection)]
 
     cpu = torch.device("cpu")
-    computed = run(function, dtype, DEVICE, masters), run(expected_function, torch.float64, cpu)
+    expected_results = [x.cpu() for x in run(expected_function, torch.float64, DEVICE)]
+    computed = run(function, dtype, DEVICE, masters), expected_results
     if dtype == torch.bfloat16:
         by_tensor = list(zip(*computed, run(expected_function, dtype, cpu), strict=True))
         few = [parts for parts in by_tensor if parts[0].numel() < FEW]

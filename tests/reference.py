@@ -14,10 +14,10 @@ def factor(mask: Mask | None, step: int, rows: int, like: torch.Tensor) -> torch
     draw = step // mask.steps_per_draw
     if not isinstance(mask, UnitMask):
         return mask.values[draw, :rows].to(like)
-    result = torch.zeros(mask.units).to(like)
+    result = torch.zeros(mask.units)
     for unit in mask.indices[mask.offsets[draw] : mask.offsets[draw + 1]].tolist():
         result[unit] = mask.scale
-    return result
+    return result.to(like)
 
 
 def linear(x, weight, bias, mask, packing: Packing):

@@ -14,6 +14,8 @@ from structured_dropout.precision import without_autocast
 
 Backward = Callable[..., Any]
 
+_LEVEL = 1  # of the vmap that is_grads_batched=True makes; it does not nest
+
 
 def differentiable_once(backward: Backward) -> Backward:
     """The backward of an autograd.Function, as ``differentiable_twice``, that raises where autograd
@@ -64,11 +66,11 @@ def refuse_transforms() -> None:
 
 
 def _each(backward: Backward, gradients: tuple[Any, ...]) -> Any:
-    level = _vmap_level()
-    if level == 0:
+    # They tell it themselves: on a GPU autograd calls from a thread that knows of no vmap.
+    if not any(g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients):
         return backward(*gradients)
     # What is not batched comes as a batch of one.
-    batches = [g if g is None else torch._remove_batch_dim(g, level, 1, 0) for g in gradients]
+    batches = [g if g is None else torch._remove_batch_dim(g, _LEVEL, 1, 0) for g in gradients]
     size = max(len(batch) for batch in batches if batch is not None)
     rows = [
         [None] * size if batch is None else batch.expand(size, *batch.shape[1:])
@@ -76,15 +78,8 @@ def _each(backward: Backward, gradients: tuple[Any, ...]) -> Any:
     ]
     results = [backward(*own) for own in zip(*rows, strict=True)]
     return tuple(
-        torch._add_batch_dim(torch.stack(result), 0, level)
+        torch._add_batch_dim(torch.stack(result), 0, _LEVEL)
         if isinstance(result[0], Tensor)
         else None
         for result in zip(*results, strict=True)
     )
-
-
-def _vmap_level() -> int:
-    """How many of autograd's own vmaps we are in."""
-    level: int = torch._C._vmapmode_increment_nesting() - 1
-    torch._C._vmapmode_decrement_nesting()
-    return level

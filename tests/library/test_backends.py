@@ -1,6 +1,7 @@
 """Every backend equals the float64 reference on the same masks: forward and all gradients."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import reference
@@ -20,6 +21,7 @@ from structured_dropout import (
     backends,
 )
 from structured_dropout.backends.operators import arguments
+from structured_dropout.derivatives import differentiable_twice
 from structured_dropout.layer import LayerMasks, Weights
 from structured_dropout.masks import draw
 from structured_dropout.phases import measure
@@ -181,6 +183,22 @@ def test_batched_gradients(name):
                 assert (actual is None) == (expected is None)
                 if actual is not None:
                     torch.testing.assert_close(actual[i], expected)
+
+
+def test_a_batch_of_gradients_is_known_in_every_thread():
+    """On a GPU autograd calls a backward from a thread of its own."""
+    seen = []
+
+    @differentiable_twice
+    def backward(ctx, dy):
+        seen.append(dy.shape)
+        return (2 * dy,)
+
+    batch = torch.randn(4, 3)
+    with ThreadPoolExecutor() as pool:
+        (dx,) = pool.submit(backward, None, torch._add_batch_dim(batch, 0, 1)).result()
+    assert seen == [(3,)] * 4
+    assert torch.equal(torch._remove_batch_dim(dx, 1, 4, 0), 2 * batch)
 
 
 @pytest.mark.parametrize("trained", ["b_ih", "b_hh"])
