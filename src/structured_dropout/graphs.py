@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph, with other structured masks at each replay.
+"""A training step as a CUDA graph, with other structured masks at each replay.
 
 A replay launches all kernels of a step at once, on the same memory. What the device draws (random
 masks, torch's own dropout) is new each time by itself. Structured masks are drawn on the CPU: a
@@ -14,7 +14,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from structured_dropout import capture
 from structured_dropout.masks import UnitMask
@@ -27,86 +27,90 @@ _WARM_UP = 3  # calls before the capture, as torch advises
 
 
 class Graphed(Generic[Arguments, Result]):
-    """A function that does the same as ``step``, as one CUDA graph.
+    """A function that does the same as ``step``, by CUDA graphs: one for each combination of its
+    arguments' shapes.
 
-    The first calls are the step's own; once they had arguments of the same shapes, the next one
-    captures it. From then on a call copies its arguments to where the graph reads them, draws the
-    structured masks, from the same generators in the same order as the step would, and replays the
-    graph. What it returns has no gradient.
+    The first calls with a combination are the step's own, the next one captures it. From then on a
+    call copies its arguments to where the graph reads them, draws the structured masks, from the
+    same generators in the same order as the step would, and replays the graph. What it returns has
+    no gradient. All graphs share the memory in which they compute, so that gradients which a call
+    leaves behind are gone after the next one.
 
     Args:
         step: takes and returns tensors on the GPU, also in tuples and lists, and None. It must not
-            wait for the device. All else that it takes and reads is what it was at the capture:
-            numbers and texts, a learning rate, whether a module is in training. Optimizers with a
-            state need ``capturable=True``.
+            wait for the device. Numbers and texts among its arguments are part of the combination.
+            All else that it reads is what it was at the capture: a learning rate, whether a module
+            is in training. Optimizers with a state need ``capturable=True``.
 
     Raises:
         TypeError: an argument that a graph cannot read.
-        ValueError: other arguments, or of other shapes, than at the capture.
         RuntimeError: the step cannot be captured.
     """
 
     def __init__(self, step: Callable[Arguments, Result]) -> None:
         self._step = step
-        self._calls = 0  # with arguments like the last ones
-        self._arguments: Any = None  # their structure, and what each is
+        self._graphs: dict[Any, _Graph[Result]] = {}
+        self._pool: Any = None  # the memory of all graphs, since only one runs at a time
+
+    def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        leaves, structure = tree_flatten((args, dict(sorted(kwargs.items()))))
+        combination = structure, tuple(_kind(leaf) for leaf in leaves)
+        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
+        with torch.cuda.device(device):  # whose stream is captured
+            if combination not in self._graphs:
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                self._graphs[combination] = _Graph(self._step, structure, self._pool)
+            return self._graphs[combination](leaves)
+
+
+class _Graph(Generic[Result]):
+    """A step for one combination of arguments, which come flattened."""
+
+    def __init__(self, step: Callable[..., Result], structure: TreeSpec, pool: Any) -> None:
+        self._step, self._structure, self._pool = step, structure, pool
+        self._calls = 0
         self._masks = StaticMasks()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Any] = []
         self._result: Any = None
 
-    def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        leaves, structure = tree_flatten((args, dict(sorted(kwargs.items()))))
-        self._compare((structure, [_kind(leaf) for leaf in leaves]))
-        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
-        with torch.cuda.device(device):  # whose stream is captured
-            return self._call(leaves, structure)
-
-    def _call(self, leaves: list[Any], structure: Any) -> Result:
+    def __call__(self, leaves: list[Any]) -> Result:
         if self._calls < _WARM_UP:
-            result = self._warm_up(*tree_unflatten(leaves, structure))
+            result = self._warm_up(leaves)
             self._calls += 1
             return result
         self._masks.redraw()
         if self._graph is None:
             self._inputs = _copies(leaves)
-            self._capture(*tree_unflatten(self._inputs, structure))
+            self._graph = self._captured()
         else:
             for there, here in zip(self._inputs, leaves, strict=True):
                 if isinstance(there, Tensor):
                     there.copy_(here.detach())
-        assert self._graph is not None
         self._graph.replay()
         returned: Result = _copies(self._result)
         return returned
 
-    def _compare(self, arguments: Any) -> None:
-        if arguments == self._arguments:
-            return
-        if self._graph is not None:
-            same = arguments[1] == self._arguments[1]
-            raise ValueError(
-                f"the graph was captured with arguments {self._arguments[1]}, these are "
-                f"{arguments[1]}{', passed by other names' if same else ''}: make another Graphed "
-                "for them, or leave them out (drop_last=True of a DataLoader)"
-            )
-        self._arguments, self._calls = arguments, 0
-
-    def _warm_up(self, args: Any, kwargs: Any) -> Result:
+    def _warm_up(self, leaves: list[Any]) -> Result:
         """On the stream that will be captured."""
         outer, stream = torch.cuda.current_stream(), _stream(torch.cuda.current_device())
         stream.wait_stream(outer)
         try:
             with torch.cuda.stream(stream), self._masks.recorded():
-                return self._step(*args, **kwargs)
+                return self._run(leaves)
         finally:
             outer.wait_stream(stream)
 
-    def _capture(self, args: Any, kwargs: Any) -> None:
+    def _captured(self) -> torch.cuda.CUDAGraph:
         graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
-        with torch.cuda.graph(graph, stream=stream), self._masks.handed_out():
-            self._result = self._step(*args, **kwargs)
-        self._graph = graph
+        options = {"pool": self._pool, "stream": stream}
+        with torch.cuda.graph(graph, **options), self._masks.handed_out():
+            self._result = self._run(self._inputs)
+        return graph
+
+    def _run(self, leaves: list[Any]) -> Result:
+        args, kwargs = tree_unflatten(leaves, self._structure)
+        return self._step(*args, **kwargs)
 
 
 class StaticMasks:

@@ -49,9 +49,9 @@ def awd(cfg: DictConfig) -> Callable[[], object]:
         PTB_TYPES, **cfg.model, policy=policy, backend=settings.backend(cfg, policy)
     ).to(device)
     optimizer = NTASGD(model.parameters(), cfg.train.lr, cfg.train.weight_decay, cfg.train.nonmono)
-    tokens = _tokens(cfg, device)
-    autocast = settings.autocast(cfg)
-    return lambda: train_awd.step(model, optimizer, tokens, tokens, None, cfg.train, autocast)
+    tokens, autocast = _tokens(cfg, device), settings.autocast(cfg)
+    step = partial(train_awd.step, model, optimizer, cfg.train, autocast)
+    return partial(settings.graphed(cfg, step), tokens, tokens, None)
 
 
 def _tokens(cfg: DictConfig, device: torch.device) -> Tensor:

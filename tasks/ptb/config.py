@@ -90,6 +90,7 @@ class AWDTrain(Train):
     nonmono: int = positive()
     alpha: float = at_least(0)
     beta: float = at_least(0)
+    cuda_graph: bool = MISSING
 
 
 @dataclass

@@ -48,15 +48,16 @@ class NTASGD:
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
 
-    def end_epoch(self, validation: float) -> None:
-        """Start averaging if it is time; a lower validation is better."""
+    def end_epoch(self, validation: float) -> bool:
+        """Start averaging if it is time, and tell whether it was; a lower validation is better."""
         if self.averages:
-            return
+            return False
         before = self._validations[: -self._nonmono]
         if before and validation > min(before):
             _log.info("no better than %d epochs ago: averaging from here", self._nonmono)
             self._average()
         self._validations.append(validation)
+        return self.averages
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -85,7 +86,13 @@ class NTASGD:
         self._optimizer.load_state_dict(state["optimizer"])
 
     def _average(self) -> None:
-        self._optimizer = torch.optim.ASGD(self._parameters, **self._options, t0=0, lambd=0)
+        self._optimizer = torch.optim.ASGD(
+            self._parameters,
+            **self._options,
+            t0=0,
+            lambd=0,
+            capturable=self._parameters[0].is_cuda,
+        )
 
     @torch.no_grad()
     def _set(self, values: Iterable[torch.Tensor]) -> None:

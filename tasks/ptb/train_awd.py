@@ -8,6 +8,8 @@ What is tested are the weights of the best epoch, averaged ones where averaging 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -30,6 +32,7 @@ def train(cfg: DictConfig) -> None:
     backend = settings.backend(cfg, policy)
     corpus = data.load(cfg.data)
     vocabulary = Vocabulary(corpus.vocabulary)
+    stream = corpus.train.to(settings.device(cfg))
 
     with Run(cfg, data=corpus.provenance, backend=backend) as run:
         model = AWDLanguageModel(
@@ -49,29 +52,23 @@ def train(cfg: DictConfig) -> None:
         tokens_a_batch = cfg.train.batch * (cfg.train.bptt + 1)
         valid_text, test_text = run.evaluated(tokens_a_batch, valid=corpus.valid, test=corpus.test)
 
+        iteration = partial(step, trained, optimizer, cfg.train, run.autocast)
+        iterate = settings.graphed(cfg, iteration)
+
         for epoch in run.epochs():
-            windows = data.VariableWindows(
-                corpus.train, cfg.train.batch, cfg.train.bptt, cfg.seed, epoch
-            )
+            windows = data.VariableWindows(stream, cfg.train.batch, cfg.train.bptt, cfg.seed, epoch)
             model.train()
             for window in run.iterations(windows):
                 rows = run.rows(cfg.train.batch)
-                tokens, targets = (part[:, rows].to(run.device) for part in window)
-                loss, run.carry["state"] = step(
-                    trained,
-                    optimizer,
-                    tokens,
-                    targets,
-                    run.carry.get("state"),
-                    cfg.train,
-                    run.autocast,
-                )
+                tokens, targets = (part[:, rows] for part in window)
+                loss, run.carry["state"] = iterate(tokens, targets, run.carry.get("state"))
                 run.record(loss, units=targets.numel())
             run.carry.clear()
             with optimizer.averaged(), run.autocast:
                 valid = perplexity(model, valid_text, batch=10)
                 best.update(valid)
-            optimizer.end_epoch(valid)
+            if optimizer.end_epoch(valid):  # it averages from here on
+                iterate = settings.graphed(cfg, iteration)
             run.end_epoch(valid_perplexity=valid)
 
         best.restore()
@@ -83,11 +80,11 @@ def train(cfg: DictConfig) -> None:
 def step(
     model: nn.Module,
     optimizer: NTASGD,
+    recipe: DictConfig,
+    autocast: torch.autocast,
     tokens: Tensor,
     targets: Tensor,
     state: State | None,
-    recipe: DictConfig,
-    autocast: torch.autocast,
 ) -> tuple[Tensor, State]:
     """One iteration over a window [T, B]; returns the mean loss a token and the state for the next
     window."""

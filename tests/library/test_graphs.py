@@ -88,8 +88,9 @@ def test_static_masks_are_of_the_last_call_that_was_recorded(trained):
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="CUDA graphs need a GPU")
 def test_graph_trains_as_its_step(trained):
+    """Two shapes in turn, so that their graphs use the same memory in turn."""
     model, step, generator = trained
-    xs = torch.randn(8, 7, 2, 6, device=DEVICE)
+    xs = [torch.randn(7 - 2 * (i % 2), 2, 6, device=DEVICE) for i in range(14)]
     start = {name: value.clone() for name, value in model.state_dict().items()}
     losses = [step(x) for x in xs]
 
@@ -99,10 +100,6 @@ def test_graph_trains_as_its_step(trained):
     again = [graphed(x) for x in xs]
 
     torch.testing.assert_close(again, losses)
-    state = generator.get_state()
-    with pytest.raises(ValueError, match=r"captured with arguments \['float32\[7, 2, 6\]'\]"):
-        graphed(xs[0, :5])
-    assert torch.equal(generator.get_state(), state)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 it was stopped."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
+from devices import cuda_kernels
 from torch import nn
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout
 from structured_dropout.experiment import run as run_module
+from structured_dropout.experiment import settings
 from structured_dropout.experiment.errors import UsageError
+from structured_dropout.graphs import StaticMasks
+from tasks.ptb import train_awd
 from tasks.ptb.data import VariableWindows
 from tasks.ptb.model_awd import AWDLanguageModel
 from tasks.ptb.nt_asgd import NTASGD
@@ -121,6 +126,34 @@ def test_penalties():
     torch.testing.assert_close(penalty(h, mask, 2, 0), 2 * (left**2).mean())
     torch.testing.assert_close(penalty(h, mask, 0, 3), 3 * (change**2).mean())
     torch.testing.assert_close(penalty(h, None, 1, 1), (h**2).mean() + (change**2).mean())
+
+
+@pytest.mark.parametrize("dropout", ["awd", "nr_st", "nr_rh_st"])
+def test_an_iteration_may_be_captured(compose, dropout):
+    """With the masks of a graph it computes what it does without."""
+    cfg = compose("task=ptb_awd", f"dropout={dropout}", *TINY)
+    policy, tokens = settings.policy(cfg, layers=cfg.model.layers), torch.randint(20, (2, 7, 3))
+
+    def trained(iterate):
+        generator = torch.manual_seed(0).clone_state()
+        given = {"backend": "fused" if dropout == "awd" else "cuda", "generator": generator}
+        lstm = AWDLanguageModel(20, **cfg.model, policy=policy, **given)
+        optimizer = NTASGD(lstm.parameters(), cfg.train.lr, weight_decay=0, nonmono=5)
+        step = partial(train_awd.step, lstm, optimizer, cfg.train, settings.autocast(cfg))
+        return [loss.item() for loss, _ in iterate(step)], lstm.projection.weight.detach()
+
+    def captured(step):
+        masks = StaticMasks()
+        with masks.recorded():
+            yield step(tokens[0], tokens[1], None)
+        masks.redraw()
+        with masks.handed_out():
+            yield step(tokens[1], tokens[0], None)
+
+    with cuda_kernels():
+        plain = trained(lambda step: [step(*pair, None) for pair in (tokens, tokens.flip(0))])
+        torch.testing.assert_close(trained(captured), plain)
+        assert plain[0][0] != plain[0][1]
 
 
 # The loss of one epoch, pinned for this seed; that of a model which knows nothing is ln(21) = 3.04.
