@@ -44,15 +44,18 @@ def speed(timings: list[Timing], tables: list[Table]) -> Summary:
 
 
 def quality(groups: list[Group], tables: list[Table]) -> Summary:
-    """Each task's metric under random and structured dropout, after its longest common training."""
+    """Each task's metric under random and structured dropout, after its longest common training;
+    without one, what structured dropout reached by the whole recipe."""
     rows, lacking = [], []
     for table in tables:
         metric = next(reversed(table.metrics))
         for task in dict.fromkeys(row.task for row in table.rows):
             own = [group for group in groups if group.task == task]
-            chosen = longest(own, POLICIES)
-            if not any(group.dropout in STRUCTURED and not group.differences for group in own):
+            complete = [g for g in own if g.dropout in STRUCTURED and not g.differences]
+            if not complete:
                 lacking.append(f"`{task}`")
+            chosen = longest(own, POLICIES)
+            chosen = chosen or [g for g in complete if g.precision == complete[0].precision]
             if chosen:
                 first = chosen[0]
                 epochs = f"{first.epochs} of {recipe(task).train.epochs}"
