@@ -14,7 +14,7 @@ def factor(mask: Mask | None, step: int, rows: int, like: torch.Tensor) -> torch
     draw = step // mask.steps_per_draw
     if not isinstance(mask, UnitMask):
         return mask.values[draw, :rows].to(like)
-    result = torch.zeros(mask.units)
+    result = torch.zeros(mask.units, dtype=torch.float64)
     for unit in mask.indices[mask.offsets[draw] : mask.offsets[draw + 1]].tolist():
         result[unit] = mask.scale
     return result.to(like)
