@@ -14,7 +14,7 @@ test: install ## lint, types, tests; the tests on real data need STRUCTURED_DROP
 	$(BIN)/clang-format --dry-run --Werror kernels/*/* tests/cuda_shim/*.cpp tests/cuda_shim/*.h
 	$(BIN)/mypy
 	$(BIN)/python scripts/tables.py --check
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: install ## 50,000 random cases against the float64 reference
 	FUZZ_CASES=25000 $(BIN)/python -m pytest -q tests/library/test_fuzz.py

@@ -6,6 +6,7 @@ from typing import overload
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable takes seconds to import
 from torch.nn.utils.rnn import PackedSequence
 
 from structured_dropout import backends, precision
@@ -108,7 +109,7 @@ class StructuredLinear(nn.Linear):
             packing = Packing(tuple(input.batch_sizes.tolist()))
             return _packed_like(input, self._project(rows, mask, packing))
         if rows.dim() == 2:
-            return self._project(rows, mask, Packing.padded(1, len(rows)))  # type: ignore[no-any-return]
+            return self._project(rows, mask, Packing.padded(1, len(rows)))
         if self.batch_first:
             rows = rows.transpose(0, 1)
         steps, batch, _ = rows.shape
@@ -148,7 +149,7 @@ class StructuredLinear(nn.Linear):
     def __prepare_scriptable__(self) -> nn.Linear:
         raise RuntimeError(CANNOT_SCRIPT)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as in StructuredLSTM
+    @_disable_dynamo  # as in StructuredLSTM
     def _project(self, rows: Tensor, mask: Mask | None, packing: Packing) -> Tensor:
         """y [rows, out_features]; the mask is drawn here if None."""
         check_fit("output", mask, packing, self.in_features)

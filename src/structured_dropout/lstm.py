@@ -10,6 +10,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable takes seconds to import
 from torch.nn.utils.rnn import PackedSequence
 
 from structured_dropout import backends, precision
@@ -139,7 +140,7 @@ class StructuredLSTM(nn.LSTM):
         precision.check("input", data, self.weight_ih_l0)
         if masks is None and self._is_torchs:
             return super().forward(input, hx)
-        return self._forward_dropping(input, hx, masks)  # type: ignore[no-any-return]
+        return self._forward_dropping(input, hx, masks)
 
     def draw_masks(self, steps: int, batch: int) -> list[LayerMasks]:
         """Draw what one training sequence drops, layer by layer; in eval mode only zoneout's
@@ -250,7 +251,7 @@ class StructuredLSTM(nn.LSTM):
     def __prepare_scriptable__(self) -> nn.LSTM:
         raise RuntimeError(CANNOT_SCRIPT)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # each step keeps other units
+    @_disable_dynamo  # each step keeps other units
     def _forward_dropping(
         self, input: Tensor | PackedSequence, hx: State | None, masks: list[LayerMasks] | None
     ) -> tuple[Tensor | PackedSequence, State]:

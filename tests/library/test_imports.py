@@ -29,6 +29,7 @@ import sys
 for name in {EXPERIMENTS}:
     sys.modules[name] = None  # importing it raises
 import structured_dropout, torch
+assert "torch._dynamo" not in sys.modules  # whose import takes seconds
 from structured_dropout import backends, loss, phases, regularizers, steps
 from structured_dropout import Case, DropoutPolicy, SiteDropout, StructuredLinear, StructuredLSTM
 site = SiteDropout(Case.III, 0.5)

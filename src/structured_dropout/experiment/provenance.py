@@ -75,7 +75,12 @@ def versions() -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    return cpuinfo("model name") or platform.processor() or platform.machine()
+    """With family and model where a virtual machine's name has no number: they tell which it is."""
+    name = cpuinfo("model name") or platform.processor() or platform.machine()
+    family = cpuinfo("cpu family")
+    if not family or any(character.isdigit() for character in name):
+        return name
+    return f"{name} (family {family}, model {cpuinfo('model')})"
 
 
 def _simd() -> str:
