@@ -83,7 +83,11 @@ class NTASGD:
         if state["averages"]:
             self._average()
         self._validations = state["validations"]
-        self._optimizer.load_state_dict(state["optimizer"])
+        saved = state["optimizer"]
+        if self.averages:  # it may come from another device
+            groups = [group | self._captured for group in saved["param_groups"]]
+            saved = {**saved, "param_groups": groups}
+        self._optimizer.load_state_dict(saved)
 
     def _average(self) -> None:
         self._optimizer = torch.optim.ASGD(
@@ -91,8 +95,13 @@ class NTASGD:
             **self._options,
             t0=0,
             lambd=0,
-            capturable=self._parameters[0].is_cuda,
+            **self._captured,
         )
+
+    @property
+    def _captured(self) -> dict[str, bool]:
+        """ASGD's option for CUDA graphs, which it takes on a GPU only."""
+        return {"capturable": self._parameters[0].is_cuda}
 
     @torch.no_grad()
     def _set(self, values: Iterable[torch.Tensor]) -> None:

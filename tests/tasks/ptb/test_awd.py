@@ -86,6 +86,20 @@ def test_the_average_is_of_the_steps_since_it_started():
     assert torch.equal(weight, visited[-1])
 
 
+def test_averages_of_a_gpu_go_on_on_a_cpu():
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = NTASGD([weight], lr=1, weight_decay=0, nonmono=1)
+    for validation in (1, 2, 3):
+        optimizer.end_epoch(validation)
+    weight.grad = torch.ones(3)
+    optimizer.step(lr=1)
+    state = optimizer.state_dict()
+    state["optimizer"]["param_groups"][0]["capturable"] = True  # as a GPU leaves it
+    optimizer.load_state_dict(state)
+    optimizer.step(lr=1)
+    assert optimizer.averages
+
+
 def test_the_projection_is_the_embedding_where_they_are_tied():
     tied, apart = model(), model(tied=False)
     assert tied.projection.weight is tied.embedding.weight
