@@ -54,6 +54,16 @@ CHECKS = {
         "tests/library/test_memory.py",
         {"NIGHTLY": "1"},
     ),
+    "nodes": Check(
+        "a sweep outlives a node of its Ray cluster, whose run goes on at another",
+        "tests/experiment/test_ray_cluster.py",
+        {"NIGHTLY": "1"},
+    ),
+    "builds": Check(
+        "the kernels' plain code for bfloat16 is right, which other processors compile",
+        "tests/library/test_bfloat16.py -k builds",
+        {"NIGHTLY": "1"},
+    ),
 }
 
 

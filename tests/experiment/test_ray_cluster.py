@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -63,6 +64,7 @@ def add_node(cluster: Cluster, attempts: int = 4, **options: object) -> None:
         add_node(cluster, attempts - 1, **options)
 
 
+@pytest.mark.skipif("NIGHTLY" not in os.environ, reason="takes a minute: make nightly")
 def test_a_sweep_outlives_a_node_whose_run_goes_on_at_another(cluster, tiny_text, launch, tmp_path):
     overrides = ["task=ptb_small", "backend=dense", "train.epochs=4", "train.threads=1",
                  "train.checkpoint_iterations=2", *tiny_text]  # fmt: skip

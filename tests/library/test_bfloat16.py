@@ -139,7 +139,13 @@ BUILDS = {
 @pytest.mark.parametrize(
     "name",
     [
-        "plain code",
+        pytest.param(
+            "plain code",
+            marks=pytest.mark.skipif(
+                REASON is None and "NIGHTLY" not in os.environ,
+                reason="builds for a minute what this processor does not run: make nightly",
+            ),
+        ),
         pytest.param(
             "vectors", marks=pytest.mark.skipif(not TILES, reason="the build is this one")
         ),
