@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scripts.report import frontier, hours, kernels, quality, rates, speed, summaries
-from scripts.report.benchmarks import Timing, by_machine, timings
+from scripts.report.benchmarks import Timing, timings
 from scripts.report.commands import benchmark, training
 from scripts.report.markdown import commands
 from scripts.report.runs import Group, groups
@@ -97,8 +97,8 @@ def _filled(path: Path, material: Material) -> str:
 
 
 def _speed(material: Material, on_gpu: bool) -> str:
-    timed = by_machine([timing for timing in material.timings if timing.on_gpu == on_gpu])
-    return _paragraphs(summaries.speed(own, material.tables).markdown() for own in timed)
+    timed = [timing for timing in material.timings if timing.on_gpu == on_gpu]
+    return summaries.speed(timed, material.tables).markdown() if timed else NOT_RUN
 
 
 def _perplexity(material: Material) -> str:

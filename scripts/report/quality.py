@@ -86,8 +86,17 @@ def mean_and_error(values: list[float]) -> str:
     """Mean ± standard error of the mean; the number alone where there is one."""
     if len(values) < 2:
         return spread(values)
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.2f} ± {error:.2f}"
+    return f"{statistics.mean(values):.2f} ± {math.sqrt(_variance_of_mean(values)):.2f}"
+
+
+def difference(values: list[float], others: list[float]) -> str:
+    """Of the means, ± its standard error; both have several values."""
+    error = math.sqrt(_variance_of_mean(values) + _variance_of_mean(others))
+    return f"{statistics.mean(values) - statistics.mean(others):+.2f} ± {error:.2f}"
+
+
+def _variance_of_mean(values: list[float]) -> float:
+    return statistics.variance(values) / len(values)
 
 
 def precisions(groups: list[Group], metric: str) -> str | None:

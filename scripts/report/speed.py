@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scripts.report import commands
-from scripts.report.benchmarks import PHASES, Timing
+from scripts.report.benchmarks import PHASES, Timing, on_one_machine
 from scripts.report.markdown import commands as listing
 from scripts.report.markdown import grid
 from scripts.report.tables import ABSENT, Table, number, policy_order
@@ -128,15 +128,18 @@ def parts(timings: list[Timing], root: Path) -> Iterator[str]:
 Sweep = dict[float, dict[tuple[str, str], Timing]]  # by value, then by policy and precision
 
 
+def swept(timings: list[Timing]) -> list[Timing]:
+    """Those of a model of which one key alone was varied, on the machine that has most of them."""
+    single = [t for t in timings if t.part == "model" and t.skips and len(t.settings) == 1]
+    return on_one_machine([t for t in single if set(t.settings) <= set(SWEPT)])
+
+
 def sweeps(timings: list[Timing]) -> dict[tuple[str, str], Sweep]:
-    """Where one key alone was varied, by task and key."""
+    """The same by task and key."""
     found: dict[tuple[str, str], Sweep] = defaultdict(lambda: defaultdict(dict))
-    for timing in timings:
-        if timing.part == "model" and timing.skips and len(timing.settings) == 1:
-            ((key, value),) = timing.settings.items()
-            if key in SWEPT:
-                policy = (timing.dropout, timing.precision)
-                found[timing.task, key][float(value)][policy] = timing
+    for timing in swept(timings):
+        ((key, value),) = timing.settings.items()
+        found[timing.task, key][float(value)][timing.dropout, timing.precision] = timing
     return {place: found[place] for place in sorted(found, key=_sweep_order)}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import NamedTuple
 
-from scripts.report.benchmarks import Timing, recipes
+from scripts.report.benchmarks import Timing, by_machine, recipes
 from scripts.report.markdown import grid
-from scripts.report.quality import mean_and_error
+from scripts.report.quality import difference, mean_and_error
 from scripts.report.runs import Group, longest, recipe
-from scripts.report.speed import SWEPT, Sweep, sweeps, swept_policies
+from scripts.report.speed import SWEPT, Sweep, sweeps, swept, swept_policies
 from scripts.report.tables import ABSENT, POLICIES, Table, number
 
 STRUCTURED = ("nr_st", "nr_rh_st")
@@ -27,20 +28,28 @@ class Summary(NamedTuple):
 
 
 def speed(timings: list[Timing], tables: list[Table]) -> Summary:
-    """Speed-up of a training iteration on one machine over the fastest that torch offers, in each
-    precision."""
-    timed = {(t.task, t.dropout, t.precision): t for t in recipes(timings)}
+    """Speed-up of a training iteration over the fastest that torch offers, in each precision; of
+    several machines the least and the most."""
+    timed: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for t in recipes(timings):
+        timed[t.task, t.dropout, t.precision].append(t.vs_torch)
     precisions = list(
         dict.fromkeys(["fp32", *sorted({t.precision for t in timings}, reverse=True)])
     )
     rows = []
     for task in dict.fromkeys(row.task for table in tables for row in table.rows):
-        own = [timed.get((task, d, p)) for p in precisions for d in STRUCTURED]
+        own = [timed.get((task, d, p), []) for p in precisions for d in STRUCTURED]
         if any(own):
-            rows.append([f"`{task}`", *(number(t and t.vs_torch) for t in own)])
+            rows.append([f"`{task}`", *map(_least_and_most, own)])
     headings = ["`task`", *(f"`{d}`, {p}" for p in precisions for d in STRUCTURED)]
-    measured_on = f"Measured on {timings[0].machine}." if timings else ""
-    return Summary(headings, rows, measured_on)
+    machines = [found[0].machine for found in by_machine(timings)]
+    return Summary(headings, rows, f"Measured on {'; '.join(machines)}." if machines else "")
+
+
+def _least_and_most(values: list[float]) -> str:
+    if not values:
+        return ABSENT
+    return "-".join(dict.fromkeys(number(value) for value in (min(values), max(values))))
 
 
 def quality(groups: list[Group], tables: list[Table]) -> Summary:
@@ -59,8 +68,8 @@ def quality(groups: list[Group], tables: list[Table]) -> Summary:
             if chosen:
                 first = chosen[0]
                 epochs = f"{first.epochs} of {recipe(task).train.epochs}"
-                means = {group.dropout: mean_and_error(group.values(metric)) for group in chosen}
-                cells = [means.get(policy, ABSENT) for policy in POLICIES]
+                values = {group.dropout: group.values(metric) for group in chosen}
+                cells = [_beside_random(values, policy) for policy in POLICIES]
                 seeds = {group.dropout: len(group.results) for group in chosen}
                 if len(set(seeds.values())) == 1:
                     counted = str(len(first.results))
@@ -70,8 +79,18 @@ def quality(groups: list[Group], tables: list[Table]) -> Summary:
                 rows.append([f"`{task}`", table.metrics[metric], *cells, *how])
     headings = ["`task`", "on the test set", *(f"`{d}`" for d in POLICIES)]
     headings += ["precision", "epochs", "seeds"]
-    missing = f"Not trained in full yet:\n{', '.join(lacking)}." if lacking else ""
+    missing = f"Not trained in full yet: {', '.join(lacking)}." if lacking else ""
     return Summary(headings, rows, missing)
+
+
+def _beside_random(values: dict[str, list[float]], policy: str) -> str:
+    """Mean and standard error, and in brackets the difference from random dropout, if both have
+    several seeds."""
+    if policy not in values:
+        return ABSENT
+    own, others = values[policy], values.get(POLICIES[0], [])
+    apart = policy != POLICIES[0] and min(len(own), len(others)) > 1
+    return mean_and_error(own) + (f" ({difference(own, others)})" if apart else "")
 
 
 def where_it_pays(timings: list[Timing]) -> Summary:
@@ -104,10 +123,11 @@ def pays(timings: list[Timing]) -> str:
     for policy, found in limits.items():
         by_limit.setdefault(", ".join(found), []).append(policy)
     tasks = " and ".join(dict.fromkeys(f"`{task}`" for task, _ in sweeps(timings)))
+    machine = swept(timings)[0].machine
     lines = [f"- from {limit} on: {', '.join(own)}" for limit, own in by_limit.items()]
     return (
-        f"{tasks}, one of its keys varied at a time, trains at least {WORTH_IT} times as fast\n"
-        "as with torch's LSTM\n\n" + "\n".join(lines)
+        f"On {machine}, {tasks}, one of its keys varied at a time,\n"
+        f"trains at least {WORTH_IT} times as fast as with torch's LSTM\n\n" + "\n".join(lines)
     )
 
 
