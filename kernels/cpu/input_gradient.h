@@ -49,8 +49,8 @@ void input_gradient(const Weight& weight, int64_t units, int64_t panels, const G
           const Group& g = groups[i];
           const Panels<T> next =
               groups.size() > 1 ? arranged[(i + 1) % groups.size()] : Panels<T>{};
-          bp(arranged[i], w, first, g.units.between(first, last), scale, dx + g.row * units, units,
-             next);
+          bp(arranged[i], w, Weight::kCached, first, g.units.between(first, last), scale,
+             dx + g.row * units, units, next);
         }
       });
     });

@@ -79,7 +79,7 @@ void run(const Layer& layer, const T* dy, const T* recurrent, const Sum<T>* gate
       const Panels<T> gradients = {dgates + layout.gates(d, 0, g.row), layout.rows * kPanel<T>,
                                    layout.panels, g.rows};
       const Scratch<T> place(arranged_elements<T>(g.rows, layout.panels));
-      bp<T>(arrange(gradients, place.get()), weights, 0, g.units.between(first, last),
+      bp<T>(arrange(gradients, place.get()), weights, false, 0, g.units.between(first, last),
             layer.rh(d).scale(), dh, carry.stride, {});
     }
   };

@@ -112,7 +112,7 @@ template <typename T, int Height, typename Out, typename Operands, typename Fact
 }
 
 // What a tile of BP prefetches meanwhile, of each panel: its share of the weights of those units
-// that follow, and so many lines of the gradients that do.
+// that follow, unless they are null, and so many lines of the gradients that do.
 template <typename T>
 struct Following {
   const T* const* weights;
@@ -137,7 +137,10 @@ template <typename T, int Rows, int Kept>
       sum[i][k] = add ? sums[i * Kept + k] : typename Simd<Sum<T>>::Vector{};
   }
   for (int64_t panel = 0; panel < g.count; ++panel) {
-    for (int k = 0; k < Kept; ++k) following.share.prefetch(following.weights[k] + panel * stride);
+    if (following.weights) {
+      for (int k = 0; k < Kept; ++k)
+        following.share.prefetch(following.weights[k] + panel * stride);
+    }
     for (int64_t line = 0; line < following.lines; ++line) {
       __builtin_prefetch(following.gradients + panel * following.stride + line * kLine<T>, 0, 2);
     }
@@ -261,7 +264,7 @@ void wg(const T* a, int64_t rows, const T* g, Units units, Sum<T>* d) {
 }
 
 template <typename T>
-void bp(Panels<T> g, Panels<T> w, int64_t first, Units units, Sum<T> scale, Sum<T>* dx,
+void bp(Panels<T> g, Panels<T> w, bool cached, int64_t first, Units units, Sum<T> scale, Sum<T>* dx,
         int64_t lddx, Panels<T> next) {
   using S = Simd<Sum<T>>;
   const auto weight = [=](int64_t k, int64_t panel) {
@@ -283,7 +286,7 @@ void bp(Panels<T> g, Panels<T> w, int64_t first, Units units, Sum<T> scale, Sum<
         const int64_t pass = number * tiles + tile, passes = of * tiles;
         const int64_t begin = lines * pass / passes;
         const Following<T> following = {
-            ahead,
+            cached ? nullptr : ahead,
             {tile, tiles < Share<kPanel<T>, T>::kLines},
             next.data + panel * next.stride + begin * kLine<T>,
             next.stride,
@@ -313,10 +316,11 @@ Panels<T> arrange(Panels<T> g, T*) {
   return g;
 }
 
-#define PRODUCTS_OF(T)                                                                         \
-  template Panels<T> arrange(Panels<T>, T*);                                                   \
-  template void fp(const T*, int64_t, const T*, Units, Sum<T>*, const T*);                     \
-  template void bp(Panels<T>, Panels<T>, int64_t, Units, Sum<T>, Sum<T>*, int64_t, Panels<T>); \
+#define PRODUCTS_OF(T)                                                                   \
+  template Panels<T> arrange(Panels<T>, T*);                                             \
+  template void fp(const T*, int64_t, const T*, Units, Sum<T>*, const T*);               \
+  template void bp(Panels<T>, Panels<T>, bool, int64_t, Units, Sum<T>, Sum<T>*, int64_t, \
+                   Panels<T>);                                                           \
   template void wg(const T*, int64_t, const T*, Units, Sum<T>*);
 PRODUCTS_OF(float)
 PRODUCTS_OF(double)

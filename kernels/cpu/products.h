@@ -40,9 +40,10 @@ Panels<T> arrange(Panels<T> g, T* place);
 
 // BP, figure 2b: the kept columns of dx (row stride lddx) += scale * g w^T, for arranged gradients
 // g and the kept units of the weight w, which begins at unit first. Meanwhile `next`, the gradients
-// that follow, of as many panels, come into the L2 cache; they may be of no rows.
+// that follow, of as many panels, come into the L2 cache; they may be of no rows. So do the weights
+// ahead of their products, unless they are `cached` there.
 template <typename T>
-void bp(Panels<T> g, Panels<T> w, int64_t first, Units units, Sum<T> scale, Sum<T>* dx,
+void bp(Panels<T> g, Panels<T> w, bool cached, int64_t first, Units units, Sum<T> scale, Sum<T>* dx,
         int64_t lddx, Panels<T> next);
 
 // WG, figure 2c: the kept rows of d [units][kPanel] += a g, for a as gather_rows makes it and g

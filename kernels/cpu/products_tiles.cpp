@@ -184,8 +184,8 @@ Panels<BFloat16> arrange(Panels<BFloat16> g, BFloat16* place) {
 }
 
 template <>
-void bp<BFloat16>(Panels<BFloat16> g, Panels<BFloat16> w, int64_t first, Units units, float scale,
-                  float* dx, int64_t lddx, Panels<BFloat16>) {
+void bp<BFloat16>(Panels<BFloat16> g, Panels<BFloat16> w, bool, int64_t first, Units units,
+                  float scale, float* dx, int64_t lddx, Panels<BFloat16>) {
   const int64_t rows = g.rows;
   const RowTiles tiles(rows);
   TileShapes shapes;
