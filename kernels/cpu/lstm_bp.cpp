@@ -79,8 +79,8 @@ void run(const Layer& layer, const T* dy, const T* recurrent, const Sum<T>* gate
       const Panels<T> gradients = {dgates + layout.gates(d, 0, g.row), layout.rows * kPanel<T>,
                                    layout.panels, g.rows};
       const Scratch<T> place(arranged_elements<T>(g.rows, layout.panels));
-      bp<T>(arrange(gradients, place.get()), weights, false, 0, g.units.between(first, last),
-            layer.rh(d).scale(), dh, carry.stride, {});
+      bp<T>(arrange(gradients, place.get()), weights, /*cached=*/false, 0,
+            g.units.between(first, last), layer.rh(d).scale(), dh, carry.stride, {});
     }
   };
   const auto cell = [&](int64_t d, int64_t panel, int64_t row, int64_t b) {

@@ -141,7 +141,7 @@ PARTS: dict[str, Callable[[Material], str]] = {
     "speed-on-gpu": lambda m: _speed(m, on_gpu=True),
     "quality": lambda m: summaries.quality(m.groups, m.tables).markdown(),
     "where-it-pays": lambda m: summaries.where_it_pays(m.timings).markdown(),
-    "pays": lambda m: summaries.pays(m.timings),
+    "pays": lambda m: summaries.pays(m.timings) or NOT_RUN,
     "speed-by-task": lambda m: _paragraphs(speed.by_task(m.timings, m.tables, m.root)),
     "speed-by-setting": lambda m: _paragraphs(speed.by_setting(m.timings, m.root)),
     "speed-of-kernels": lambda m: _paragraphs(kernels.speeds(m.root)),

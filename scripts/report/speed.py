@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scripts.report import commands
-from scripts.report.benchmarks import PHASES, Timing, on_one_machine
+from scripts.report.benchmarks import PHASES, Timing, by_machine, on_one_machine
 from scripts.report.markdown import commands as listing
 from scripts.report.markdown import grid
 from scripts.report.tables import ABSENT, Table, number, policy_order
@@ -97,31 +97,26 @@ def parts(timings: list[Timing], root: Path) -> Iterator[str]:
     shown = [t for t in timings if t.part != "model" and not t.settings]
     if not shown:
         return
-    yield grid(
-        [
-            "`task`",
-            "part",
-            "`dropout`",
-            "`backend`",
-            "precision",
-            "ms (quartiles)",
-            "over `dense`",
-            "over `fused`",
-        ],
-        [
+    headings = ["`task`", "part", "`dropout`", "`backend`", "precision", "ms (quartiles)"]
+    headings += ["over `dense`", "over `fused`"]
+    for own in by_machine(shown):
+        yield f"On {own[0].machine}:"
+        yield grid(
+            headings,
             [
-                f"`{timing.task}`",
-                timing.part,
-                f"`{timing.dropout}`",
-                f"`{timing.backend}`",
-                timing.precision,
-                milliseconds(timing),
-                number(timing.vs_dense.get("iteration")),
-                number(timing.vs_fused),
-            ]
-            for timing in shown
-        ],
-    )
+                [
+                    f"`{timing.task}`",
+                    timing.part,
+                    f"`{timing.dropout}`",
+                    f"`{timing.backend}`",
+                    timing.precision,
+                    milliseconds(timing),
+                    number(timing.vs_dense.get("iteration")),
+                    number(timing.vs_fused),
+                ]
+                for timing in own
+            ],
+        )
     yield listing(_commands(shown, timings, root))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 from scripts.report.benchmarks import Timing, by_machine, recipes
@@ -30,8 +30,9 @@ class Summary(NamedTuple):
 def speed(timings: list[Timing], tables: list[Table]) -> Summary:
     """Speed-up of a training iteration over the fastest that torch offers, in each precision; of
     several machines the least and the most."""
+    shown = [t for t in recipes(timings) if t.dropout in STRUCTURED]
     timed: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for t in recipes(timings):
+    for t in shown:
         timed[t.task, t.dropout, t.precision].append(t.vs_torch)
     precisions = list(
         dict.fromkeys(["fp32", *sorted({t.precision for t in timings}, reverse=True)])
@@ -42,7 +43,7 @@ def speed(timings: list[Timing], tables: list[Table]) -> Summary:
         if any(own):
             rows.append([f"`{task}`", *map(_least_and_most, own)])
     headings = ["`task`", *(f"`{d}`, {p}" for p in precisions for d in STRUCTURED)]
-    machines = [found[0].machine for found in by_machine(timings)]
+    machines = [own[0].machine for own in by_machine(shown)]
     return Summary(headings, rows, f"Measured on {'; '.join(machines)}." if machines else "")
 
 
@@ -63,8 +64,7 @@ def quality(groups: list[Group], tables: list[Table]) -> Summary:
             complete = [g for g in own if g.dropout in STRUCTURED and not g.differences]
             if not complete:
                 lacking.append(f"`{task}`")
-            chosen = longest(own, POLICIES)
-            chosen = chosen or [g for g in complete if g.precision == complete[0].precision]
+            chosen = longest(own, POLICIES) or _in_one_precision(complete)
             if chosen:
                 first = chosen[0]
                 epochs = f"{first.epochs} of {recipe(task).train.epochs}"
@@ -81,6 +81,12 @@ def quality(groups: list[Group], tables: list[Table]) -> Summary:
     headings += ["precision", "epochs", "seeds"]
     missing = f"Not trained in full yet: {', '.join(lacking)}." if lacking else ""
     return Summary(headings, rows, missing)
+
+
+def _in_one_precision(complete: list[Group]) -> list[Group]:
+    """In that which most seeds were trained in."""
+    seeds = Counter(group.precision for group in complete for _ in group.results)
+    return [group for group in complete if group.precision == max(seeds, key=seeds.__getitem__)]
 
 
 def _beside_random(values: dict[str, list[float]], policy: str) -> str:
@@ -113,7 +119,9 @@ def where_it_pays(timings: list[Timing]) -> Summary:
 
 
 def pays(timings: list[Timing]) -> str:
-    """The same in a few words."""
+    """The same in a few words; empty where no key was varied."""
+    if not swept(timings):
+        return ""
     limits: dict[str, list[str]] = {}
     for (_, key), sweep in sweeps(timings).items():
         for dropout, precision in swept_policies(sweep):

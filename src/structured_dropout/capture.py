@@ -1,5 +1,5 @@
 """What reaches into the capture of a CUDA graph (graphs.py): masks that are drawn on the CPU, and
-tensors that only a cache holds."""
+constants that only a cache holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
-from torch import Tensor
 
 
 class Movable(Protocol):
@@ -18,10 +17,11 @@ class Movable(Protocol):
 
 
 Mask = TypeVar("Mask", bound=Movable)
+Constant = TypeVar("Constant")
 Replace = Callable[[Callable[[], Any], torch.device], Any]
 
 _replace: Replace | None = None
-_keep: list[Tensor] | None = None
+_constants: dict[Any, Any] | None = None
 
 
 def drawn(draw: Callable[[], Mask], device: torch.device) -> Mask:
@@ -41,21 +41,25 @@ def drawn(draw: Callable[[], Mask], device: torch.device) -> Mask:
     return mask
 
 
-def kept(tensor: Tensor) -> Tensor:
-    """The same tensor, which others may free: a graph that is captured keeps it as long as it
-    lives."""
-    if _keep is not None:
-        _keep.append(tensor)
-    return tensor
+def constant(make: Callable[..., Constant], *arguments: Any) -> Constant:
+    """What ``make``, which has a cache, gives for these arguments. A graph keeps it from its
+    warm-up on, as long as it lives: its capture could not make it anew."""
+    if _constants is None:
+        return make(*arguments)
+    key = make, arguments
+    if key not in _constants:
+        _constants[key] = make(*arguments)
+    found: Constant = _constants[key]
+    return found
 
 
 @contextmanager
-def inside(replace: Replace, keep: list[Tensor] | None) -> Iterator[None]:
-    """Inside, ``replace`` stands for what is drawn, and ``keep`` gets what must be kept."""
-    global _replace, _keep
-    outer = _replace, _keep
-    _replace, _keep = replace, keep
+def inside(replace: Replace, constants: dict[Any, Any]) -> Iterator[None]:
+    """Inside, ``replace`` stands for what is drawn, and ``constants`` are kept and found."""
+    global _replace, _constants
+    outer = _replace, _constants
+    _replace, _constants = replace, constants
     try:
         yield
     finally:
-        _replace, _keep = outer
+        _replace, _constants = outer

@@ -7,6 +7,7 @@ replay draws them as the step would, and sends them to where the graph reads the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -24,6 +25,11 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 _WARM_UP = 3  # calls before the capture, as torch advises
+_MANY = 128  # combinations of arguments
+_TOO_MANY = (
+    f"a Graphed step was called with more than {_MANY} combinations of arguments, and each is "
+    "captured when it has come often enough: a number that changes belongs into a tensor"
+)
 
 
 class Graphed(Generic[Arguments, Result]):
@@ -58,6 +64,8 @@ class Graphed(Generic[Arguments, Result]):
         device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
         with torch.cuda.device(device):  # whose stream is captured
             if combination not in self._graphs:
+                if len(self._graphs) == _MANY:
+                    warnings.warn(_TOO_MANY, stacklevel=2)
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
                 self._graphs[combination] = _Graph(self._step, structure, self._pool)
             return self._graphs[combination](leaves)
@@ -121,19 +129,20 @@ class StaticMasks:
         self._masks: list[UnitMask] = []
         self._numbers = torch.empty(0, dtype=torch.int32, device="cpu")  # of all masks
         self._sizes: list[int] = []  # of each mask's part
-        self._kept: list[Tensor] = []  # what else the graph reads
+        self._constants: dict[Any, Any] = {}  # what else the graph reads
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Remember what is drawn inside."""
         self._draws, masks = [], []
+        self._constants.clear()
 
         def record(draw: Draw, device: torch.device) -> UnitMask:
             self._draws.append(draw)
             masks.append(draw().to(device))
             return masks[-1]
 
-        with capture.inside(record, None):
+        with capture.inside(record, self._constants):
             yield
         self._lay_out(masks)
 
@@ -148,7 +157,7 @@ class StaticMasks:
                 raise RuntimeError("the step draws more masks than before")
             return mask
 
-        with capture.inside(next_mask, self._kept):
+        with capture.inside(next_mask, self._constants):
             yield
         if next(masks, None) is not None:
             raise RuntimeError("the step draws fewer masks than before")
@@ -183,9 +192,9 @@ def _copies(tree: Any) -> Any:
 def _kind(leaf: Any) -> Any:
     """What of an argument a graph cannot change."""
     if isinstance(leaf, Tensor) and leaf.is_cuda:
-        return f"{str(leaf.dtype).removeprefix('torch.')}{list(leaf.shape)}"
+        return leaf.dtype, leaf.shape, leaf.device
     if leaf is None or isinstance(leaf, bool | int | float | str):
-        return leaf
+        return type(leaf), leaf
     what = f"a tensor on {leaf.device}" if isinstance(leaf, Tensor) else type(leaf).__name__
     raise TypeError(
         f"a graph reads tensors on the GPU, and keeps numbers, texts and None: not {what}"

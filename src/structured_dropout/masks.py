@@ -331,7 +331,7 @@ def _multiply(x: Tensor, multiplier: Tensor, steps_per_draw: int, packing: Packi
         # The late steps of a packed sequence have fewer rows.
         multiplier = multiplier[:, : packing.batch]
         return (x.view(packing.steps, packing.batch, x.shape[-1]) * multiplier).view_as(x)
-    step, row = map(capture.kept, _places(packing, x.device))
+    step, row = capture.constant(_places, packing, x.device)
     draw = step // steps_per_draw
     return x * (multiplier[draw, 0] if multiplier.shape[1] == 1 else multiplier[draw, row])
 

@@ -85,7 +85,7 @@ class NTASGD:
         self._validations = state["validations"]
         saved = state["optimizer"]
         if self.averages:  # it may come from another device
-            groups = [group | self._captured for group in saved["param_groups"]]
+            groups = [group | self._capturable for group in saved["param_groups"]]
             saved = {**saved, "param_groups": groups}
         self._optimizer.load_state_dict(saved)
 
@@ -95,11 +95,11 @@ class NTASGD:
             **self._options,
             t0=0,
             lambd=0,
-            **self._captured,
+            **self._capturable,
         )
 
     @property
-    def _captured(self) -> dict[str, bool]:
+    def _capturable(self) -> dict[str, bool]:
         """ASGD's option for CUDA graphs, which it takes on a GPU only."""
         return {"capturable": self._parameters[0].is_cuda}
 

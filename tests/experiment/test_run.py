@@ -11,7 +11,7 @@ import pytest
 import torch
 from running import ROOT, TINY, command, result, rows, stop_after_first_checkpoint
 
-from structured_dropout.experiment import checkpoint, tracking
+from structured_dropout.experiment import checkpoint, provenance, tracking
 from structured_dropout.experiment.errors import (
     Interrupted,
     StorageFailed,
@@ -28,6 +28,16 @@ def unbroken(launch, tiny_text, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
     launch(*TINY, *tiny_text, f"run.dir={folder}")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("AMD EPYC", "AMD EPYC (family 26, model 2)"), ("AMD EPYC 9755", "AMD EPYC 9755")],
+)
+def test_a_processor_that_hides_its_number_is_told_by_its_family(monkeypatch, name, shown):
+    says = {"model name": name, "cpu family": "26", "model": "2", "flags": ""}
+    monkeypatch.setattr(provenance, "cpuinfo", says.__getitem__)
+    assert provenance.machine(torch.device("cpu"))["cpu"] == shown
 
 
 def test_what_a_run_leaves(unbroken):
@@ -53,7 +63,12 @@ def test_time_counts_the_wait_for_the_device(launch, tiny_text, unbroken, tmp_pa
 
     monkeypatch.setattr(Run, "_look_at_loss", wait)
     launch(*TINY, *tiny_text, f"run.dir={tmp_path}")
-    assert result(tmp_path)["seconds"] > result(unbroken)["seconds"] + 0.5  # two epochs
+
+    def second_epoch(folder):  # in the first the kernels may be built
+        first, second = (float(row["seconds"]) for row in rows(folder))
+        return second - first
+
+    assert second_epoch(tmp_path) > second_epoch(unbroken) + 0.25
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,7 +5,9 @@ import torch
 from devices import DEVICE, cuda_kernels
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout, StructuredLinear, StructuredLSTM
+from structured_dropout.backends.cuda import masks as cuda_masks
 from structured_dropout.graphs import Graphed, StaticMasks
+from structured_dropout.masks import _places
 
 POLICIES = {
     "dense": DropoutPolicy(rh=SiteDropout(Case.III, 0.5)),
@@ -93,6 +95,7 @@ def test_graph_trains_as_its_step(trained):
     xs = [torch.randn(7 - 2 * (i % 2), 2, 6, device=DEVICE) for i in range(14)]
     start = {name: value.clone() for name, value in model.state_dict().items()}
     losses = [step(x) for x in xs]
+    state = generator.get_state()
 
     model.load_state_dict(start)
     generator.manual_seed(7)
@@ -100,6 +103,7 @@ def test_graph_trains_as_its_step(trained):
     again = [graphed(x) for x in xs]
 
     torch.testing.assert_close(again, losses)
+    assert torch.equal(generator.get_state(), state)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +135,30 @@ def test_checkpointing_inside_a_graph_is_refused():
     with masks.recorded(), pytest.raises(RuntimeError, match="leave out activation checkpointing"):
         y = torch.utils.checkpoint.checkpoint(lambda x: lstm(x)[0], x, use_reentrant=False)
         y.sum().backward()
+
+
+def test_a_capture_makes_no_constants():
+    """It could not send them to the device; other steps may have driven them out of the cache."""
+    caches = [_places, cuda_masks._bounds, cuda_masks._places_before]
+    policy = DropoutPolicy(output=SiteDropout(Case.I, 0.5), nr=SiteDropout(Case.III, 0.5))
+    x = torch.nn.utils.rnn.pack_sequence([torch.randn(3, 6), torch.randn(2, 6)]).to(DEVICE)
+    masks = StaticMasks()
+    with cuda_kernels():
+        model = Model("cuda", policy, torch.Generator()).to(DEVICE)
+
+        def counted(field):
+            model.projection(model.lstm(x)[0]).data.sum().backward()
+            return [getattr(cache.cache_info(), field) > 0 for cache in caches]
+
+        for cache in caches:
+            cache.cache_clear()
+        with masks.recorded():
+            assert counted("misses") == [True, True, True]
+        for cache in caches:
+            cache.cache_clear()
+        masks.redraw()
+        with masks.handed_out():
+            assert counted("misses") == [False, False, False]
 
 
 def test_masks_drawn_apart_may_be_given():

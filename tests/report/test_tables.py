@@ -310,6 +310,29 @@ def test_only_policies_that_trained_alike_are_compared():
     ]
 
 
+def test_quality_shows_the_difference_from_random_dropout(add_run, tmp_path):
+    reached = {"nr_random": (100.0, 102.0), "nr_st": (101.0, 99.0), "nr_rh_st": (98.0,)}
+    for dropout, perplexities in reached.items():
+        for seed, perplexity in enumerate(perplexities):
+            metrics = {"valid_perplexity": 1.0, "test_perplexity": perplexity}
+            add_run("task=ptb_small", f"dropout={dropout}", f"seed={seed}", metrics=metrics)
+    material = documents.gather(tmp_path)
+    (row,) = summaries.quality(material.groups, material.tables).rows
+    assert row[2:5] == ["101.00 ± 1.00", "100.00 ± 1.00 (-1.00 ± 1.41)", "98.00"]
+    assert row[-1] == "2, 2, 1"
+
+
+def test_quality_without_a_baseline_is_in_the_precision_of_most_seeds(add_run, tmp_path):
+    for seed, precision in enumerate(("bf16", "tf32", "tf32")):
+        metrics = {"valid_perplexity": 1.0, "test_perplexity": 80.0 + seed}
+        add_run("task=ptb_large", "dropout=nr_rh_st", f"seed={seed}", metrics=metrics,
+                precision=precision)  # fmt: skip
+    material = documents.gather(tmp_path)
+    summary = summaries.quality(material.groups, material.tables)
+    assert summary.rows[0][2:] == ["—", "—", "81.50 ± 0.50", "tf32", "55 of 55", "2"]
+    assert "`ptb_large`" not in summary.note
+
+
 def test_precisions_are_compared_on_the_seeds_that_both_have(add_run, tmp_path):
     for seed, perplexity in ((1, 100.0), (2, 102.0), (3, 400.0)):
         metrics = {"valid_perplexity": 1.0, "test_perplexity": perplexity}
@@ -326,6 +349,11 @@ def test_it_pays_from_where_on_every_value_gains(tmp_path):
     for rate, gain in ((".1", 1.2), (".2", 1.05), (".35", 1.1), (".5", 1.9)):
         timed = ("ptb_medium", "nr_st", "cpu", "iteration", 3, gain)
         add_benchmark(tmp_path, f"{rate}.csv", timed, overrides=f"task.rates.nr={rate}")
+    elsewhere = ("ptb_medium", "nr_st", "cpu", "iteration", 3, 1.9)
+    add_benchmark(tmp_path, "e.csv", elsewhere, device="Another", overrides="task.rates.nr=.2")
     found = benchmarks.timings(tmp_path)
-    assert "- from dropout rate 0.35 on: `nr_st` in fp32" in summaries.pays(found)
+    text = summaries.pays(found)
+    assert text.startswith("On A CPU, 2 threads, `ptb_medium`")
+    assert "- from dropout rate 0.35 on: `nr_st` in fp32" in text
+    assert summaries.pays([]) == ""
     assert summaries.where_it_pays(found).rows[0][3] == "0.35"

@@ -180,7 +180,7 @@ def cuda_graph(cfg: DictConfig) -> bool:
 
 
 def graphed(cfg: DictConfig, step: Callable[P, T]) -> Callable[P, T]:
-    """A training step as one CUDA graph, if ``cuda_graph``."""
+    """A training step by CUDA graphs, if ``cuda_graph``."""
     return Graphed(step) if cuda_graph(cfg) else step
 
 

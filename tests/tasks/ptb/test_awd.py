@@ -6,14 +6,14 @@ from functools import partial
 
 import pytest
 import torch
-from devices import cuda_kernels
+from devices import DEVICE, cuda_kernels
 from torch import nn
 
 from structured_dropout import Case, DropoutPolicy, SiteDropout
 from structured_dropout.experiment import run as run_module
 from structured_dropout.experiment import settings
 from structured_dropout.experiment.errors import UsageError
-from structured_dropout.graphs import StaticMasks
+from structured_dropout.graphs import Graphed, StaticMasks
 from tasks.ptb import train_awd
 from tasks.ptb.data import VariableWindows
 from tasks.ptb.model_awd import AWDLanguageModel
@@ -142,16 +142,15 @@ def test_penalties():
     torch.testing.assert_close(penalty(h, None, 1, 1), (h**2).mean() + (change**2).mean())
 
 
-@pytest.mark.parametrize("dropout", ["awd", "nr_st", "nr_rh_st"])
-def test_an_iteration_may_be_captured(compose, dropout):
-    """With the masks of a graph it computes what it does without."""
+@pytest.mark.parametrize("dropout", ["nr_st", "nr_rh_st"])
+def test_static_masks_train_as_the_step(compose, dropout):
     cfg = compose("task=ptb_awd", f"dropout={dropout}", *TINY)
     policy, tokens = settings.policy(cfg, layers=cfg.model.layers), torch.randint(20, (2, 7, 3))
 
     def trained(iterate):
         generator = torch.manual_seed(0).clone_state()
-        given = {"backend": "fused" if dropout == "awd" else "cuda", "generator": generator}
-        lstm = AWDLanguageModel(20, **cfg.model, policy=policy, **given)
+        given = {"policy": policy, "backend": "cuda", "generator": generator}
+        lstm = AWDLanguageModel(20, **cfg.model, **given)
         optimizer = NTASGD(lstm.parameters(), cfg.train.lr, weight_decay=0, nonmono=5)
         step = partial(train_awd.step, lstm, optimizer, cfg.train, settings.autocast(cfg))
         return [loss.item() for loss, _ in iterate(step)], lstm.projection.weight.detach()
@@ -168,6 +167,32 @@ def test_an_iteration_may_be_captured(compose, dropout):
         plain = trained(lambda step: [step(*pair, None) for pair in (tokens, tokens.flip(0))])
         torch.testing.assert_close(trained(captured), plain)
         assert plain[0][0] != plain[0][1]
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="CUDA graphs need a GPU")
+def test_graphs_train_as_the_step_also_while_averaging(compose):
+    """Two lengths of windows in turn."""
+    no_words = "model.embedding_dropout=0"  # which the device draws
+    cfg = compose("task=ptb_awd", "dropout=nr_rh_st", *TINY, no_words)
+    policy = settings.policy(cfg, layers=cfg.model.layers)
+    windows = [torch.randint(20, (2, 7 - 2 * (i % 2), 3), device=DEVICE) for i in range(12)]
+
+    def trained(graphed):
+        generator = torch.manual_seed(0).clone_state()
+        given = {"policy": policy, "backend": "cuda", "generator": generator}
+        lstm = AWDLanguageModel(20, **cfg.model, **given).to(DEVICE)
+        optimizer = NTASGD(lstm.parameters(), cfg.train.lr, weight_decay=0, nonmono=1)
+        step = partial(train_awd.step, lstm, optimizer, cfg.train, settings.autocast(cfg))
+        losses = []
+        for validation in (1, 2, 3, 4):  # it averages in the last round
+            iterate = graphed(step)
+            losses += [iterate(*window, None)[0] for window in windows]
+            optimizer.end_epoch(validation)
+        assert optimizer.averages
+        with optimizer.averaged():
+            return losses, lstm.projection.weight.detach().clone()
+
+    torch.testing.assert_close(trained(Graphed), trained(lambda step: step))
 
 
 # The loss of one epoch, pinned for this seed; that of a model which knows nothing is ln(21) = 3.04.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from structured_dropout.backends.operators.arguments import pack_masks
-from structured_dropout.capture import kept
+from structured_dropout.capture import constant
 from structured_dropout.masks import Packing, UnitMask
 
 # Sizes of the steps, the bounds of their rows on the device, and the masks.
@@ -24,7 +24,7 @@ def pack(
     masks: Iterable[UnitMask | None], packing: Packing, device: torch.device
 ) -> MaskedSequence:
     """What the operators take: ``pack_masks`` with offsets on the device, after the sequence."""
-    bounds = kept(_bounds(packing, device))
+    bounds = constant(_bounds, packing, device)
     return packing.sizes, bounds, pack_masks(masks, on_device=True)
 
 
@@ -40,7 +40,7 @@ def places_before(sizes: tuple[int, ...], directions: int, device: torch.device)
     packing = Packing(sizes)
     if packing.is_padded:
         return []
-    return [kept(_places_before(packing, d == 1, device)) for d in range(directions)]
+    return [constant(_places_before, packing, d == 1, device) for d in range(directions)]
 
 
 @lru_cache(maxsize=64)
