@@ -33,8 +33,8 @@ def launch_cost(root: Path) -> Iterator[str]:
     """In microseconds, beside what autograd itself takes."""
     cost = json.loads((root / _LAUNCH_COST).read_text())
     yield (
-        "On {device}: {forward_and_backward_us} us forward and backward, with a launcher that "
-        "launches nothing, and {masks_us} us to draw its two masks. A small nn.Linear of torch "
+        "On {device}: {forward_and_backward_us} us forward and backward, with a launcher that\n"
+        "launches nothing, and {masks_us} us to draw its two masks. A small nn.Linear of torch\n"
         "takes {linear_forward_and_backward_us}."
     ).format(**cost)
     yield commands([f"python scripts/launch_cost.py output={_LAUNCH_COST}"])

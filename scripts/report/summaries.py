@@ -44,7 +44,8 @@ def speed(timings: list[Timing], tables: list[Table]) -> Summary:
             rows.append([f"`{task}`", *map(_least_and_most, own)])
     headings = ["`task`", *(f"`{d}`, {p}" for p in precisions for d in STRUCTURED)]
     machines = [own[0].machine for own in by_machine(shown)]
-    return Summary(headings, rows, f"Measured on {'; '.join(machines)}." if machines else "")
+    measured_on = "Measured on " + ";\n".join(machines) + "." if machines else ""
+    return Summary(headings, rows, measured_on)
 
 
 def _least_and_most(values: list[float]) -> str:

@@ -198,7 +198,7 @@ def test_the_short_table_has_the_least_and_the_most_of_all_machines(tmp_path):
     material = documents.gather(tmp_path)
     found = summaries.speed(material.timings, material.tables)
     assert found.rows == [["`ptb_medium`", "1.25-1.50", "1.50"]]
-    assert found.note == "Measured on A CPU, 2 threads; Another CPU, 2 threads."
+    assert found.note == "Measured on A CPU, 2 threads;\nAnother CPU, 2 threads."
 
 
 def test_check_fails_when_a_table_is_not_what_the_results_give(add_run, tmp_path):
