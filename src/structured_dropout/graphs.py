@@ -25,7 +25,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 _WARM_UP = 3  # calls before the capture, as torch advises
-_MANY = 128  # combinations of arguments
+_MANY = 256  # combinations of arguments; the AWD-LSTM has about half as many
 _TOO_MANY = (
     f"a Graphed step was called with more than {_MANY} combinations of arguments, and each is "
     "captured when it has come often enough: a number that changes belongs into a tensor"
