@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 
 .PHONY: quickstart test fuzz nightly asan cuda-report gpu systolic install clean
 
+# In a folder of its own: the tables of the documents, which make test checks, are of results/.
 quickstart: install ## the paper's idea in a few minutes: random against structured dropout, one table
-	$(BIN)/python run.py -m +experiment=quickstart
+	mkdir -p $@ && cd $@ && $(abspath $(BIN))/python ../run.py -m +experiment=quickstart
 
 test: install ## lint, types, tests; the tests on real data need STRUCTURED_DROPOUT_DATA
 	$(BIN)/ruff check .
@@ -50,4 +51,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build multirun
+	rm -rf $(VENV) build multirun quickstart
