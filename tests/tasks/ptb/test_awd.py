@@ -145,12 +145,13 @@ def test_penalties():
 @pytest.mark.parametrize("dropout", ["nr_st", "nr_rh_st"])
 def test_static_masks_train_as_the_step(compose, dropout):
     cfg = compose("task=ptb_awd", f"dropout={dropout}", *TINY)
-    policy, tokens = settings.policy(cfg, layers=cfg.model.layers), torch.randint(20, (2, 7, 3))
+    policy = settings.policy(cfg, layers=cfg.model.layers)
+    tokens = torch.randint(20, (2, 7, 3), device=DEVICE)
 
     def trained(iterate):
         generator = torch.manual_seed(0).clone_state()
         given = {"policy": policy, "backend": "cuda", "generator": generator}
-        lstm = AWDLanguageModel(20, **cfg.model, **given)
+        lstm = AWDLanguageModel(20, **cfg.model, **given).to(DEVICE)
         optimizer = NTASGD(lstm.parameters(), cfg.train.lr, weight_decay=0, nonmono=5)
         step = partial(train_awd.step, lstm, optimizer, cfg.train, settings.autocast(cfg))
         return [loss.item() for loss, _ in iterate(step)], lstm.projection.weight.detach()
