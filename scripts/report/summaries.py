@@ -121,7 +121,8 @@ def where_it_pays(timings: list[Timing]) -> Summary:
 
 def pays(timings: list[Timing]) -> str:
     """The same in a few words; empty where no key was varied."""
-    if not swept(timings):
+    timed = swept(timings)
+    if not timed:
         return ""
     limits: dict[str, list[str]] = {}
     for (_, key), sweep in sweeps(timings).items():
@@ -132,10 +133,9 @@ def pays(timings: list[Timing]) -> str:
     for policy, found in limits.items():
         by_limit.setdefault(", ".join(found), []).append(policy)
     tasks = " and ".join(dict.fromkeys(f"`{task}`" for task, _ in sweeps(timings)))
-    machine = swept(timings)[0].machine
     lines = [f"- from {limit} on: {', '.join(own)}" for limit, own in by_limit.items()]
     return (
-        f"On {machine}, {tasks}, one of its keys varied at a time,\n"
+        f"On {timed[0].machine}, {tasks}, one of its keys varied at a time,\n"
         f"trains at least {WORTH_IT} times as fast as with torch's LSTM\n\n" + "\n".join(lines)
     )
 
